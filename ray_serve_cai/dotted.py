@@ -1,0 +1,80 @@
+"""`"pkg.mod:Class"` or `"pkg.mod.Class"` to the object it names, with errors that say which part failed."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from types import ModuleType
+
+from ray_serve_cai.errors import SpecError
+
+_CODE = "CAI-SPEC-010"
+
+
+def resolve(path: str) -> object:
+    """Import and return what `path` names.
+
+    Raises `SpecError` (CAI-SPEC-010) that says whether the path is malformed, a package or module
+    is missing, importing it failed (the cause is kept), or the attribute is missing (with the
+    nearest names).
+    """
+    module_name, attributes = _split(path)
+    if attributes:
+        return _attribute(_import(path, module_name), attributes, path)
+    return _from_dots(path)
+
+
+def _split(path: str) -> tuple[str, list[str]]:
+    module, colon, attribute = path.partition(":")
+    parts = module.split(".") + (attribute.split(".") if colon else [])
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise SpecError(_CODE, f'"{path}" is not a dotted path such as package.module.Class')
+    return module, attribute.split(".") if colon else []
+
+
+def _from_dots(path: str) -> object:
+    parts = path.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        module_name = ".".join(parts[:cut])
+        try:
+            module = _import(path, module_name)
+        except _Missing:
+            continue
+        return _attribute(module, parts[cut:], path)
+    raise SpecError(_CODE, f'"{path}": there is no package or module "{parts[0]}"')
+
+
+def _import(path: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if name == missing or name.startswith(missing + "."):
+            raise _Missing(_CODE, f'"{path}": there is no module "{missing}"') from error
+        raise SpecError(
+            _CODE, f'"{path}": importing "{name}" failed: no module "{missing}"'
+        ) from error
+    except Exception as error:  # noqa: BLE001 - user code runs on import and may raise anything
+        raise SpecError(
+            _CODE, f'"{path}": importing "{name}" failed: {type(error).__name__}: {error}'
+        ) from error
+
+
+def _attribute(module: ModuleType, names: list[str], path: str) -> object:
+    found: object = module
+    for name in names:
+        if not hasattr(found, name):
+            where = getattr(found, "__name__", str(found))
+            raise SpecError(_CODE, f'"{path}": "{where}" has no "{name}"{_near(name, found)}')
+        found = getattr(found, name)
+    return found
+
+
+def _near(name: str, found: object) -> str:
+    public = [attribute for attribute in dir(found) if not attribute.startswith("_")]
+    matches = difflib.get_close_matches(name, public, n=3)
+    return "; did you mean " + " or ".join(f'"{match}"' for match in matches) + "?" if matches else ""
+
+
+class _Missing(SpecError):
+    """A module on the way is missing, so a shorter module path may still lead there."""
