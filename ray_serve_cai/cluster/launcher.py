@@ -1,0 +1,208 @@
+"""Makes the nodes that are there equal to the nodes that are wanted.
+
+Whatever the last command was, and however it ended, the next `up` or `down` starts from what is
+really there: the provider's list, the agents' rows, and Ray's own view.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, now
+from ray_serve_cai.errors import CaiError, ClusterError
+from ray_serve_cai.plan.cluster import ClusterFacts, ClusterPlan, Machine, fixed_part, plan_cluster
+from ray_serve_cai.plan.nodes import HEAD, NodePlan
+from ray_serve_cai.providers.base import LaunchContext, Provider
+from ray_serve_cai.providers.processes import kill_marked
+from ray_serve_cai.providers.registry import get_provider
+from ray_serve_cai.spec import ClusterSpec, Document
+
+Report = Callable[..., None]
+
+POLL_SECONDS = 0.05
+TAIL_LINES = 12
+TEMP_VARIABLE = "CAI_RAY_TEMP"
+
+
+class Launcher:
+    """Brings one cluster's nodes up and down. The caller holds the cluster's lock."""
+
+    def __init__(self, state: ClusterState, provider: Provider) -> None:
+        self.state = state
+        self.provider = provider
+
+    def facts(self, machine: Machine | None, *, gateway_running: bool) -> ClusterFacts:
+        """What is there, for `plan_cluster`."""
+        record = self.state.record()
+        return ClusterFacts(
+            nodes=node_states(self.state, self.provider),
+            fixed=record.fixed if record else None,
+            gateway_running=gateway_running and record is not None,
+            scaled=record.scaled if record else {},
+            machine=machine,
+        )
+
+    def launch(self, plan: ClusterPlan, spec: ClusterSpec, record: ClusterRecord) -> list[str]:
+        """Start what the plan creates or replaces and end what it deletes; returns the ids of
+        the nodes that this call opened, also when it raises half-way through `opened`."""
+        opened: list[str] = []
+        surplus = _named(plan, "delete")
+        if surplus:
+            self.provider.terminate(self.state.folder, surplus)
+            for node_id in surplus:
+                self.state.forget_node(node_id)
+        wanted = {*_named(plan, "create"), *_named(plan, "replace")}
+        for node in plan.nodes:
+            if node.id in wanted:
+                self.state.forget_node(node.id)
+                opened.append(node.id)
+                self.provider.launch(node, self._context(spec, record))
+        return opened
+
+    def wait_for_head(self, timeout: float) -> str:
+        """The head's Ray address once its port answers."""
+        deadline = time.monotonic() + timeout
+        while True:
+            row = self.state.node_rows().get(HEAD, {})
+            if row.get("state") == "running":
+                return f"{row['ip']}:{row['ray_port']}"
+            self._fail_if_ended(HEAD, row)
+            if time.monotonic() > deadline:
+                raise ClusterError("CAI-CLUSTER-006", f"the head was not up in {timeout:.0f} s")
+            time.sleep(POLL_SECONDS)
+
+    def wait_for_nodes(
+        self,
+        nodes: Sequence[NodePlan],
+        alive: Callable[[], Mapping[str, Any]],
+        deadline: float,
+        report: Report,
+    ) -> None:
+        """Return once Ray lists every node as alive."""
+        while True:
+            missing = [node.id for node in nodes if node.id not in alive()]
+            if not missing:
+                return
+            report("starting", f"waiting for {', '.join(missing)}")
+            rows = self.state.node_rows()
+            for node_id in missing:
+                self._fail_if_ended(node_id, rows.get(node_id, {}))
+            if time.monotonic() > deadline:
+                names = ", ".join(missing)
+                raise ClusterError("CAI-CLUSTER-006", f"not ready in time: {names}")
+            time.sleep(2 * POLL_SECONDS)
+
+    def undo(self, opened: Sequence[str], *, whole: bool) -> None:
+        """Remove what a failed `up` opened: these nodes, or the whole cluster if it was new."""
+        if opened:
+            self.provider.terminate(self.state.folder, opened)
+            for node_id in opened:
+                self.state.forget_node(node_id)
+        if whole:
+            self.remove()
+
+    def remove(self) -> None:
+        """End every node and every process of the cluster here, and clear its state."""
+        ids = [node.id for node in self.provider.list(self.state.folder)]
+        if ids:
+            self.provider.terminate(self.state.folder, ids)
+        kill_marked(self.state.folder)
+        record = _record_if_readable(self.state)
+        if record is not None and record.temp_folder:
+            shutil.rmtree(record.temp_folder, ignore_errors=True)
+        self.state.clear()
+
+    def _fail_if_ended(self, node_id: str, row: Mapping[str, Any]) -> None:
+        gone = row.get("state") == "ended" or (
+            row and node_states(self.state, self.provider).get(node_id) == "lost"
+        )
+        if gone:
+            tail = log_tail(self.state.logs / f"node-{node_id}.log")
+            raise ClusterError("CAI-CLUSTER-005", f"node {node_id} ended while starting\n{tail}")
+
+    def _context(self, spec: ClusterSpec, record: ClusterRecord) -> LaunchContext:
+        environment = {
+            **spec.ray.env,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.state.token_path),
+            # Ray runs its workers at niceness 15; an engine below them would lose to anything.
+            "RAY_worker_niceness": "0",
+            TEMP_VARIABLE: record.temp_folder,
+        }
+        return LaunchContext(self.state.folder, self.state.logs, environment)
+
+
+def observed_plan(document: Document, *, gateway_running: bool) -> ClusterPlan:
+    """The plan of `up` for this document against what is there now; changes nothing."""
+    spec = document.cluster
+    provider = get_provider(spec.provider.type)
+    launcher = Launcher(ClusterState(spec.name), provider)
+    facts = launcher.facts(provider.machine(), gateway_running=gateway_running)
+    return plan_cluster(spec, facts)
+
+
+def new_record(document: Document, before: ClusterRecord | None) -> ClusterRecord:
+    """The record that `up` of this document writes first."""
+    spec = document.cluster
+    common = {"raw": document.raw, "spec_path": str(document.path), "fixed": fixed_part(spec)}
+    if before is not None:
+        revision = before.revision + (before.raw != document.raw)
+        return replace(before, **common, revision=revision, scaled={})
+    return ClusterRecord(
+        name=spec.name,
+        provider=spec.provider.type,
+        state="starting",
+        revision=1,
+        created=now(),
+        # Short: Ray puts Unix sockets in it, whose paths end at 107 bytes.
+        temp_folder=str(Path(tempfile.gettempdir()) / f"cai-{os.getuid()}-{_short(spec.name)}"),
+        **common,
+    )
+
+
+def node_states(state: ClusterState, provider: Provider) -> dict[str, str]:
+    """Each known node's state word, from the provider and the agents' rows, without asking Ray."""
+    listed = {node.id: node.state for node in provider.list(state.folder)}
+    states: dict[str, str] = {}
+    for node_id, row in state.node_rows().items():
+        seen = listed.pop(node_id, None)
+        if row.get("joined"):
+            states[node_id] = "joined"
+        elif seen != "running" or row.get("state") == "ended":
+            states[node_id] = "lost"
+        else:
+            states[node_id] = "ready" if row["state"] == "running" else "starting"
+    states.update({node_id: "lost" if s == "lost" else "pending" for node_id, s in listed.items()})
+    return states
+
+
+def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
+    if not path.is_file():
+        return ""
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _named(plan: ClusterPlan, verb: str) -> list[str]:
+    return [a.name for a in plan.actions if a.kind == "node" and a.verb == verb]
+
+
+def _record_if_readable(state: ClusterState) -> ClusterRecord | None:
+    try:
+        return state.record()
+    except CaiError:
+        return None
+
+
+def _short(name: str) -> str:
+    import hashlib
+
+    # Two clusters of one name under two CAI_HOMEs must not share a folder.
+    digest = hashlib.sha256(str(ClusterState(name).folder.resolve()).encode()).hexdigest()[:8]
+    return f"{name[:20]}-{digest}"

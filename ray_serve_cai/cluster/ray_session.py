@@ -1,0 +1,138 @@
+"""One connection of this process to a cluster's Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RpcError
+
+from ray_serve_cai.cluster.node import listens
+from ray_serve_cai.errors import ClusterError
+
+_VERSIONS = re.compile(r"Ray: (\S+)")
+_RETRY_SECONDS = 0.2
+INIT_SECONDS = 40.0
+
+
+@contextmanager
+def connected(
+    address: str, *, namespace: str, token_path: Path | None = None, patience: float = 0.0
+) -> Iterator[None]:
+    """Be a driver of the Ray at `address` (`host:port`, or `auto`) inside the block.
+
+    `patience` is how long, in seconds, to go on trying while a new head comes up. Raises
+    `ClusterError`: CAI-CLUSTER-007 when nothing answers or the token is refused, CAI-CLUSTER-008
+    when the versions differ.
+    """
+    with _token(token_path):
+        _connect(address, namespace, time.monotonic() + patience)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def alive_nodes() -> dict[str, dict[str, Any]]:
+    """Ray's live nodes by our node id; nodes that we did not start go by Ray's own id."""
+    return {
+        node["Labels"].get("cai-node") or node["NodeID"]: node
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+
+
+def gcs_address() -> str:
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def _connect(address: str, namespace: str, deadline: float) -> None:
+    while True:
+        try:
+            _wait_for_port(address, deadline)
+            _bounded_init(address, namespace)
+        except (ConnectionError, RpcError, ValueError) as error:
+            if time.monotonic() > deadline:
+                raise ClusterError("CAI-CLUSTER-007", _unreachable(address, error)) from error
+            time.sleep(_RETRY_SECONDS)
+        except RuntimeError as error:
+            raise _translated(address, error) from error
+        else:
+            return
+
+
+def _wait_for_port(address: str, deadline: float) -> None:
+    """`ray.init` tries for many minutes to reach an address where nothing listens."""
+    host, _, port = address.rpartition(":")
+    while host and not listens(host, int(port)):
+        if time.monotonic() > deadline:
+            raise ConnectionError("nothing listens there")
+        time.sleep(_RETRY_SECONDS / 4)
+
+
+def _bounded_init(address: str, namespace: str) -> None:
+    """`ray.init` with a limit, in a thread: its waiting cannot be interrupted otherwise."""
+    failures: list[BaseException] = []
+
+    def init() -> None:
+        try:
+            ray.init(
+                address=address,
+                namespace=namespace,
+                log_to_driver=False,
+                configure_logging=False,
+                logging_level=logging.ERROR,
+            )
+        except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+            failures.append(error)
+
+    thread = threading.Thread(target=init, name="ray-init", daemon=True)
+    thread.start()
+    thread.join(INIT_SECONDS)
+    if thread.is_alive():
+        raise RuntimeError(f"no answer within {INIT_SECONDS:.0f} s")
+    if failures:
+        raise failures[0]
+
+
+def _translated(address: str, error: RuntimeError) -> ClusterError:
+    text = str(error)
+    if "ersion mismatch" in text:
+        theirs = next((v for v in _VERSIONS.findall(text) if v != ray.__version__), "another one")
+        return ClusterError(
+            "CAI-CLUSTER-008", f"the Ray at {address} is {theirs}, here is {ray.__version__}"
+        )
+    if "uthent" in text or "oken" in text:
+        return ClusterError("CAI-CLUSTER-007", f"the Ray at {address} refuses the token")
+    return ClusterError("CAI-CLUSTER-007", _unreachable(address, error))
+
+
+def _unreachable(address: str, error: Exception) -> str:
+    if address == "auto":
+        return "no running Ray found on this machine (provider.address is auto)"
+    first = str(error).strip().splitlines()
+    return f"no usable Ray at {address}: {first[0] if first else type(error).__name__}"
+
+
+@contextmanager
+def _token(path: Path | None) -> Iterator[None]:
+    """Ray reads its token from these variables when it connects."""
+    wanted = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)} if path else {}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

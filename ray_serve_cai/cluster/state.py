@@ -1,0 +1,219 @@
+"""The state folder of a cluster: `${CAI_HOME:-~/.cai}/clusters/<name>/`.
+
+Every write is a new file renamed into place. Files keep the `${…}` text of a spec; resolved
+values lie in `secrets.json` (mode 0600) alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from ray_serve_cai.errors import ClusterError, StateError
+
+LOCK_POLL_SECONDS = 0.1
+
+
+@dataclass
+class ClusterRecord:
+    """`cluster.json`. `raw` is the spec without resolved values, `created` epoch seconds,
+    `internal` facts the launcher chose: ports, temp folder."""
+
+    name: str
+    provider: str
+    state: str
+    revision: int
+    raw: dict[str, Any]
+    spec_path: str
+    fixed: dict[str, Any]
+    created: float
+    ray_address: str = ""
+    gateway_url: str = ""
+    gateway_port: int = 0
+    metrics_port: int = 0
+    temp_folder: str = ""
+    scaled: dict[str, int] = field(default_factory=dict)
+    message: str = ""
+
+
+def home() -> Path:
+    """`$CAI_HOME`, by default `~/.cai`."""
+    return Path(os.environ.get("CAI_HOME") or "~/.cai").expanduser()
+
+
+def all_clusters() -> list[ClusterState]:
+    """Every cluster that has a record, by name."""
+    folder = home() / "clusters"
+    found = [ClusterState(path.name) for path in sorted(folder.glob("*")) if path.is_dir()]
+    return [state for state in found if state.record_path.is_file()]
+
+
+class ClusterState:
+    """Reads and writes one cluster's folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.folder = home() / "clusters" / name
+
+    @property
+    def record_path(self) -> Path:
+        return self.folder / "cluster.json"
+
+    @property
+    def token_path(self) -> Path:
+        return self.folder / "token"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    def create(self) -> None:
+        """Make the folder and the cluster's Ray token, if they are not there."""
+        with _state_errors(self.folder):
+            for folder in (self.folder, self.logs, self.folder / "nodes", self.folder / "models"):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not self.token_path.exists():
+                self.write_private(self.token_path, secrets.token_urlsafe(48))
+
+    def record(self) -> ClusterRecord | None:
+        data = self.read(self.record_path)
+        return None if data is None else ClusterRecord(**data)
+
+    def existing_record(self) -> ClusterRecord:
+        """The record; raises `ClusterError` (CAI-CLUSTER-001) when there is no such cluster."""
+        record = self.record()
+        if record is None:
+            names = ", ".join(state.name for state in all_clusters()) or "none"
+            raise ClusterError(
+                "CAI-CLUSTER-001", f'there is no cluster "{self.name}" (known: {names})'
+            )
+        return record
+
+    def save(self, record: ClusterRecord) -> None:
+        self.write(self.record_path, asdict(record))
+
+    def variables(self) -> dict[str, str]:
+        """The resolved `${…}` values that the cluster and its models were made with."""
+        return self.read(self.folder / "secrets.json") or {}
+
+    def add_variables(self, values: dict[str, str]) -> None:
+        merged = {**self.variables(), **values}
+        if merged:
+            self.write_private(self.folder / "secrets.json", json.dumps(merged, indent=1))
+
+    def internal_key(self) -> str:
+        """The key of the gateway's control plane and of HTTP replicas; made once."""
+        path = self.folder / "gateway.key"
+        if not path.exists():
+            self.write_private(path, secrets.token_urlsafe(32))
+        return path.read_text().strip()
+
+    def node_rows(self) -> dict[str, dict[str, Any]]:
+        """What each node's agent wrote of itself."""
+        paths = sorted((self.folder / "nodes").glob("*.json"))
+        return {path.stem: self.read(path) or {} for path in paths}
+
+    def forget_node(self, node_id: str) -> None:
+        (self.folder / "nodes" / f"{node_id}.json").unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove everything but the logs."""
+        for path in self.folder.glob("*") if self.folder.is_dir() else ():
+            if path.is_dir() and path != self.logs:
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.is_file() and path.name != "lock":
+                path.unlink(missing_ok=True)
+        if self.logs.is_dir() and not any(self.logs.iterdir()):
+            self.logs.rmdir()
+
+    def read(self, path: Path) -> dict[str, Any] | None:
+        """A JSON file's object, or None; raises `StateError` (CAI-STATE-002) when damaged."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (ValueError, UnicodeDecodeError) as error:
+            raise StateError("CAI-STATE-002", f"{path}: not what cai wrote: {error}") from error
+        except OSError as error:
+            raise StateError("CAI-STATE-001", f"{path}: {error.strerror}") from error
+        return dict(data)
+
+    def write(self, path: Path, data: dict[str, Any]) -> None:
+        self._replace(path, json.dumps(data, indent=1), 0o600)
+
+    def write_private(self, path: Path, text: str) -> None:
+        self._replace(path, text, 0o600)
+
+    @contextmanager
+    def locked(self, purpose: str) -> Iterator[None]:
+        """Hold the cluster for one change.
+
+        Raises `ClusterError` (CAI-CLUSTER-003) naming the holder at once; the lock of a dead
+        process on this host is taken over.
+        """
+        with _state_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # An existence lock, since flock is not dependable on NFS.
+        lock = filelock.SoftFileLock(self.folder / "lock", poll_interval=LOCK_POLL_SECONDS)
+        try:
+            with _state_errors(self.folder):
+                lock.acquire(timeout=2 * LOCK_POLL_SECONDS)
+        except filelock.Timeout:
+            holder = f"process {lock.pid}" if lock.pid else "another process"
+            raise ClusterError(
+                "CAI-CLUSTER-003",
+                f'{holder} is changing cluster "{self.name}", so {purpose} cannot (lock: '
+                f"{self.folder / 'lock'})",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+            self._remove_if_empty()
+
+    def _remove_if_empty(self) -> None:
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _replace(self, path: Path, text: str, mode: int) -> None:
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        with _state_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+
+
+def now() -> float:
+    return time.time()
+
+
+def host_name() -> str:
+    return socket.gethostname()
+
+
+@contextmanager
+def _state_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except filelock.Timeout:
+        raise
+    except OSError as error:
+        raise StateError("CAI-STATE-001", f"{path}: {error.strerror or error}") from error

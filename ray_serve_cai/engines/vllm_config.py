@@ -1,0 +1,103 @@
+"""vLLM's arguments: which there are, and how `engine.args` becomes vLLM's own command line.
+
+Nothing here imports vLLM: a plan must be quick, and must work where vLLM is not installed.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from ray_serve_cai.errors import PlanError
+
+# Set by the replica, so a spec may not.
+RESERVED = frozenset({"model", "served_model_name", "host", "port", "api_key", "grpc", "headless"})
+_ENGINE_SOURCE = ("engine/arg_utils.py", "EngineArgs", "AsyncEngineArgs")
+_FRONT_SOURCE = ("entrypoints/launchers/cli_args.py", "BaseFrontendArgs", "FrontendArgs")
+
+
+def check_args(args: Mapping[str, Any], *, transport: str) -> None:
+    """Refuse names that the installed vLLM does not accept; without vLLM, only reserved ones.
+
+    Raises `PlanError` (CAI-PLAN-002) with the near match.
+    """
+    for name in args:
+        if name.replace("-", "_") in RESERVED:
+            raise PlanError("CAI-PLAN-002", f'engine.args.{name}: set by cai, not in the spec')
+    known = known_args(transport)
+    for name in args if known else ():
+        if name.replace("-", "_") not in known:
+            near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+            hint = f'; did you mean "{near[0]}"?' if near else ""
+            raise PlanError("CAI-PLAN-002", f"engine.args.{name}: vLLM has no such argument{hint}")
+
+
+def choose_transport(
+    wanted: Literal["auto", "grpc", "http"], args: Mapping[str, Any]
+) -> dict[Literal["grpc", "http"], str]:
+    """The transport and why it is chosen."""
+    if wanted != "auto":
+        return {wanted: "the spec says so"}
+    front_only = [name for name in args if name.replace("-", "_") in _front_only()]
+    if front_only:
+        return {"http": f"engine.args.{front_only[0]} belongs to vLLM's own HTTP server"}
+    if find_spec("vllm") is not None and find_spec("smg_grpc_servicer") is None:
+        return {"http": "smg-grpc-servicer is not installed"}
+    return {"grpc": "fastest: templates, tokenization and streaming run in the gateway"}
+
+
+@cache
+def known_args(transport: str) -> frozenset[str]:
+    """Names of the installed vLLM's engine arguments, with its HTTP server's for `http`.
+
+    Empty when vLLM is not installed. Read from the source's dataclasses: importing vLLM takes
+    seconds.
+    """
+    spec = find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
+        return frozenset()
+    root = Path(spec.submodule_search_locations[0])
+    names = _fields(root, *_ENGINE_SOURCE)
+    return names | _fields(root, *_FRONT_SOURCE) if transport == "http" else names
+
+
+def _front_only() -> frozenset[str]:
+    return known_args("http") - known_args("grpc")
+
+
+def command_line(args: Mapping[str, Any]) -> list[str]:
+    """`{"max_model_len": 1024, "enforce_eager": True}` as vLLM's parser takes it."""
+    line: list[str] = []
+    for name, value in args.items():
+        flag = "--" + name.replace("_", "-")
+        if value is None:
+            continue
+        if value is True:
+            line.append(flag)
+        elif value is False:
+            line.append("--no-" + flag[2:])
+        elif isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
+            line += [flag, *(str(item) for item in value)]
+        else:
+            text = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+            line.append(f"{flag}={text}")
+    return line
+
+
+def _fields(root: Path, source: str, *classes: str) -> frozenset[str]:
+    path = root / source
+    if not path.is_file():
+        return frozenset()
+    return frozenset(
+        statement.target.id
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name in classes
+        for statement in node.body
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+    )

@@ -1,0 +1,180 @@
+"""vLLM as an engine that brings its own server: gRPC for the gateway, or OpenAI over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+
+from ray_serve_cai.engines.base import (
+    EngineConfig,
+    EngineLoad,
+    GenerateContext,
+    Listen,
+    LLMEngine,
+    LLMEngineOutput,
+    PreprocessedRequest,
+)
+from ray_serve_cai.engines.vllm_client import GrpcFront, HttpFront
+from ray_serve_cai.engines.vllm_config import command_line
+from ray_serve_cai.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.1
+STOP_SECONDS = 20.0
+DEFAULT_ENV = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    # The servicer would publish KV events on every interface at one fixed port, so that a second
+    # replica on the machine could not start.
+    "SMG_VLLM_SERVICER_KV_EVENTS": "0",
+    "SMG_VLLM_SERVICER_DRAIN_SECS": "0",
+}
+
+
+class VLLMEngine(LLMEngine):
+    """Runs vLLM's server in this process's event loop; `args` are vLLM's engine arguments."""
+
+    own_server: ClassVar[bool] = True
+
+    def __init__(self, args: Mapping[str, Any], model_path: Path) -> None:
+        self._args = dict(args)
+        self._model_path = model_path
+        self._where: Listen | None = None
+        self._server: asyncio.Task[Any] | None = None
+        self._front: GrpcFront | HttpFront | None = None
+
+    @classmethod
+    def from_args(cls, args: Mapping[str, Any], model_path: Path) -> VLLMEngine:
+        return cls(args, model_path)
+
+    def listen(self, where: Listen) -> None:
+        self._where = where
+
+    async def start(self, worker_id: int) -> EngineConfig:
+        where = self._where
+        if where is None:
+            raise EngineError("CAI-ENGINE-002", "the vLLM engine was given no address")
+        _set_environment(where)
+        log.info("starting vLLM's %s server", where.transport)
+        if where.transport == "grpc":
+            self._front = GrpcFront(where.host, where.port)
+            self._server = asyncio.create_task(_serve_grpc(self._parse_grpc(where)))
+        else:
+            self._front = HttpFront(where.host, where.port, where.api_keys)
+            self._server = asyncio.create_task(_serve_http(self._parse_http(where)))
+        await self._ready(self._front)
+        return await self._front.config(f"{where.transport}://{where.host}:{where.port}")
+
+    def generate(
+        self, request: PreprocessedRequest, ctx: GenerateContext
+    ) -> AsyncIterator[LLMEngineOutput]:
+        if not isinstance(self._front, GrpcFront):
+            raise EngineError("CAI-ENGINE-003", "token ids are taken on the grpc transport only")
+        return self._front.generate(request, ctx)
+
+    async def health(self) -> None:
+        if self._server is None or self._server.done():
+            raise EngineError("CAI-MODEL-002", "vLLM's server has ended")
+        if self._front is not None:
+            await self._front.health()
+
+    async def load(self) -> EngineLoad | None:
+        return await self._front.load() if self._front is not None else None
+
+    async def cleanup(self) -> None:
+        server, self._server = self._server, None
+        if server is not None and not server.done():
+            # vLLM's servers stop on SIGTERM, for which they install handlers in this loop.
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.wait([server], timeout=STOP_SECONDS)
+        if self._front is not None:
+            await self._front.close()
+            self._front = None
+
+    async def _ready(self, front: GrpcFront | HttpFront) -> None:
+        assert self._server is not None
+        while not await front.answers():
+            if self._server.done():
+                error = self._server.exception() if not self._server.cancelled() else None
+                cause = f": {error}" if error else "; its log has the reason"
+                raise EngineError("CAI-MODEL-002", f"vLLM ended while starting{cause}") from error
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _parse_grpc(self, where: Listen) -> argparse.Namespace:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+        parser = FlexibleArgumentParser()
+        parser.add_argument("--host", type=str)
+        parser.add_argument("--port", type=int)
+        return self._parse(AsyncEngineArgs.add_cli_args(parser), where)
+
+    def _parse_http(self, where: Listen) -> argparse.Namespace:
+        from vllm.entrypoints.launchers.cli_args import (
+            make_arg_parser,
+            validate_parsed_serve_args,
+        )
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+        args = self._parse(make_arg_parser(FlexibleArgumentParser()), where)
+        validate_parsed_serve_args(args)
+        return args
+
+    def _parse(self, parser: argparse.ArgumentParser, where: Listen) -> argparse.Namespace:
+        line = command_line(
+            {"model": str(self._model_path), "host": where.host, "port": where.port, **self._args}
+        )
+
+        def refuse(message: str) -> None:
+            raise EngineError("CAI-PLAN-002", f"vLLM refuses its arguments: {message}")
+
+        parser.error = refuse  # type: ignore[assignment,method-assign]
+        return parser.parse_args(line)
+
+
+def servicer() -> str:
+    """Which gRPC front the installed packages give: `rust` or `python`."""
+    if find_spec("smg_grpc_servicer") is None:
+        raise EngineError("CAI-ENGINE-002", 'the grpc transport needs "smg-grpc-servicer"')
+    from smg_grpc_servicer.vllm.rust import upstream_hook_installed
+
+    return "rust" if upstream_hook_installed() else "python"
+
+
+def _set_environment(where: Listen) -> None:
+    for name, value in DEFAULT_ENV.items():
+        os.environ.setdefault(name, value)
+    if where.transport == "grpc":
+        os.environ.setdefault("SMG_VLLM_SERVICER_IMPL", servicer())
+    if where.api_keys:
+        # In the environment, since vLLM logs its arguments.
+        os.environ["VLLM_API_KEY"] = where.api_keys[0]
+
+
+async def _serve_grpc(args: argparse.Namespace) -> None:
+    # The order matters: importing the package first lets it take over the launcher's serve_grpc.
+    import smg_grpc_servicer.vllm.servicer
+    from vllm.entrypoints.launchers import grpc_server
+
+    try:
+        await grpc_server.serve_grpc(args)
+    except SystemExit as done:
+        if done.code:
+            raise EngineError("CAI-MODEL-002", "vLLM's engine ended; its log has why") from done
+
+
+async def _serve_http(args: argparse.Namespace) -> None:
+    from vllm.entrypoints.launchers.api_server.entry import run_server
+
+    await run_server(args)
+
+

@@ -1,0 +1,190 @@
+"""Planning a model: does it fit, over which transport, beside or instead of what runs. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from ray_serve_cai.errors import PlanError
+from ray_serve_cai.plan.actions import Action
+from ray_serve_cai.spec import ModelSpec, ReplicaRange
+from ray_serve_cai.spec.base import format_size
+
+Transport = Literal["grpc", "http"]
+Strategy = Literal["none", "start", "scale", "beside", "stop-then-start"]
+
+
+@dataclass(frozen=True)
+class NodeRoom:
+    """A node's resources in Ray: all of them, and what is free now. Memory in bytes."""
+
+    id: str
+    group: str
+    cpu: float
+    gpu: float
+    memory: float
+    free_cpu: float
+    free_gpu: float
+    free_memory: float
+
+
+@dataclass(frozen=True)
+class Revision:
+    """The revision that serves now. `digest` is `digest_of` its spec."""
+
+    number: int
+    digest: str
+    replicas: int
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is there. `transports` maps what the engine can be reached by to the reason why it
+    would be chosen, best first. `next_revision` is a number never used before."""
+
+    nodes: Sequence[NodeRoom]
+    transports: Mapping[Transport, str]
+    current: Revision | None = None
+    next_revision: int = 1
+    healthy: bool = True
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """What `deploy` would do. `placement` maps node groups to how many replicas fit there."""
+
+    name: str
+    revision: int
+    engine: str
+    transport: Transport
+    reason: str
+    replicas: int
+    cpu: float
+    gpu: int
+    memory: int | None
+    strategy: Strategy
+    digest: str
+    placement: Mapping[str, int]
+    actions: tuple[Action, ...]
+    notes: tuple[str, ...] = ()
+
+    def data(self) -> dict[str, Any]:
+        """The JSON form."""
+        data = asdict(self)
+        data.pop("digest")
+        return data | {"actions": [action.row() for action in self.actions]}
+
+
+def plan_model(spec: ModelSpec, facts: ModelFacts) -> ModelPlan:
+    """Raises `PlanError` (CAI-PLAN-001) with the arithmetic when no node can hold a replica."""
+    replicas, notes = _replicas(spec)
+    capacity = {room.id: _fit(spec, room.cpu, room.gpu, room.memory) for room in facts.nodes}
+    if replicas and sum(capacity.values()) < replicas:
+        raise PlanError("CAI-PLAN-001", _does_not_fit(spec, facts.nodes, replicas, capacity))
+    strategy = _strategy(spec, facts, replicas)
+    transport, reason = next(iter(facts.transports.items()))
+    keeps = strategy in ("none", "scale") and facts.current is not None
+    revision = facts.current.number if keeps and facts.current else facts.next_revision
+    return ModelPlan(
+        name=spec.name,
+        revision=revision,
+        engine=spec.engine.type,
+        transport=transport,
+        reason=reason,
+        replicas=replicas,
+        cpu=spec.resources.cpu,
+        gpu=spec.resources.gpu,
+        memory=spec.resources.memory,
+        strategy=strategy,
+        digest=digest_of(spec),
+        placement=_by_group(facts.nodes, capacity),
+        actions=_actions(spec, facts, strategy, replicas, revision),
+        notes=tuple(notes),
+    )
+
+
+def digest_of(spec: ModelSpec) -> str:
+    """The same for two specs that a replica could not tell apart; the replica count is left out."""
+    data = spec.model_dump(mode="json", exclude={"replicas"})
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _replicas(spec: ModelSpec) -> tuple[int, list[str]]:
+    if not isinstance(spec.replicas, ReplicaRange):
+        return spec.replicas, []
+    count = max(spec.replicas.min, 1)
+    return count, [f"autoscaling is not in this version; {count} replicas run all the time"]
+
+
+def _fit(spec: ModelSpec, cpu: float, gpu: float, memory: float) -> int:
+    """How many replicas these amounts hold."""
+    need = spec.resources
+    rooms = [
+        have // want
+        for have, want in ((cpu, need.cpu), (gpu, need.gpu), (memory, need.memory or 0))
+        if want
+    ]
+    return int(min(rooms, default=1_000_000))
+
+
+def _strategy(spec: ModelSpec, facts: ModelFacts, replicas: int) -> Strategy:
+    current = facts.current
+    if current is None:
+        return "start"
+    if current.digest == digest_of(spec) and facts.healthy:
+        return "none" if current.replicas == replicas else "scale"
+    free = sum(_fit(spec, r.free_cpu, r.free_gpu, r.free_memory) for r in facts.nodes)
+    return "beside" if free >= replicas else "stop-then-start"
+
+
+def _actions(
+    spec: ModelSpec, facts: ModelFacts, strategy: Strategy, replicas: int, revision: int
+) -> tuple[Action, ...]:
+    if strategy == "none" or facts.current is None:
+        detail = f"revision {revision}, {replicas} replicas"
+        return () if strategy == "none" else (Action("create", "model", spec.name, detail),)
+    old = facts.current
+    if strategy == "scale":
+        return (Action("scale", "model", spec.name, f"{old.replicas} to {replicas} replicas"),)
+    how = {
+        "beside": "the new one starts beside the old one, no request is lost",
+        "stop-then-start": "no room for both: stop, then start; the model is away meanwhile",
+    }[strategy]
+    detail = f"revision {old.number} by {revision}: {how}"
+    return (Action("replace", "model", spec.name, detail),)
+
+
+def _does_not_fit(
+    spec: ModelSpec, nodes: Sequence[NodeRoom], replicas: int, capacity: Mapping[str, int]
+) -> str:
+    need = spec.resources
+    if not nodes:
+        return f'model "{spec.name}": the cluster has no nodes'
+    for word, want, have in (
+        ("CPU", need.cpu, max(r.cpu for r in nodes)),
+        ("GPU", need.gpu, max(r.gpu for r in nodes)),
+    ):
+        if want > have:
+            return (
+                f'model "{spec.name}": needs {want:g} {word} on one node; '
+                f"largest node has {have:g}"
+            )
+    largest = max(r.memory for r in nodes)
+    if (need.memory or 0) > largest:
+        return (
+            f'model "{spec.name}": needs {format_size(need.memory or 0)} of memory on one node; '
+            f"largest node has {format_size(int(largest))}"
+        )
+    room = sum(capacity.values())
+    each = f"{need.cpu:g} CPU" + (f" and {need.gpu} GPU" if need.gpu else "")
+    return f'model "{spec.name}": {replicas} replicas of {each}; the nodes hold {room}'
+
+
+def _by_group(nodes: Sequence[NodeRoom], capacity: Mapping[str, int]) -> dict[str, int]:
+    groups: dict[str, int] = {}
+    for room in nodes:
+        groups[room.group] = groups.get(room.group, 0) + capacity[room.id]
+    return {group: min(count, 10_000) for group, count in groups.items() if count}

@@ -1,0 +1,42 @@
+"""A node as planned: what a provider launches and what the node agent starts Ray with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+HEAD = "head"
+# How providers launch a node: this module, with the plan's JSON in this environment variable.
+AGENT_MODULE = "ray_serve_cai.cluster.node"
+PLAN_VARIABLE = "CAI_NODE_PLAN"
+
+
+@dataclass(frozen=True)
+class NodePlan:
+    """One node. `memory` and `object_store_memory` are bytes, None for "what the machine has".
+
+    `gpu_ids` are this machine's GPUs that belong to the node; None lets it see what it sees.
+    `port` is the head's Ray port (0 for a free one). Carries no secret.
+    """
+
+    id: str
+    role: Literal["head", "worker"]
+    group: str
+    cpu: float
+    memory: int | None = None
+    gpu: int = 0
+    gpu_ids: tuple[int, ...] | None = None
+    accelerator: str | None = None
+    object_store_memory: int | None = None
+    port: int = 0
+    dashboard: bool = False
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> NodePlan:
+        data: dict[str, Any] = json.loads(text)
+        ids = data.pop("gpu_ids")
+        return cls(**data, gpu_ids=None if ids is None else tuple(ids))

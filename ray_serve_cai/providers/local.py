@@ -1,0 +1,102 @@
+"""Nodes as processes on this machine, one node agent each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from ray_serve_cai.providers.processes import NODE_MARK, kill_marked, marked, marks
+from ray_serve_cai.plan.cluster import Machine
+from ray_serve_cai.plan.nodes import AGENT_MODULE, PLAN_VARIABLE, NodePlan
+from ray_serve_cai.providers.base import LaunchContext, Node, Provider
+
+STOP_SECONDS = 15.0
+NVIDIA_SECONDS = 10.0
+
+
+class LocalProvider(Provider):
+    """A node's processes are found by the mark that its agent's environment carries."""
+
+    def machine(self) -> Machine:
+        memory = psutil.virtual_memory().total
+        return Machine(os.cpu_count() or 1, min(memory, _cgroup_limit() or memory), _gpus())
+
+    def launch(self, node: NodePlan, context: LaunchContext) -> Node:
+        # What an agent that was killed left behind would keep the node's ports and memory.
+        kill_marked(context.folder, node.id)
+        environment = {
+            **os.environ,
+            **context.environment,
+            **marks(context.folder, node.id),
+            PLAN_VARIABLE: node.to_json(),
+        }
+        with open(context.logs / f"node-{node.id}.log", "ab") as output:
+            subprocess.Popen(
+                [sys.executable, "-m", AGENT_MODULE, str(context.folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=environment,
+            )
+        return Node(node.id, "pending")
+
+    def list(self, folder: Path) -> Sequence[Node]:
+        processes = list(marked(folder))
+        agents = {p.environ()[NODE_MARK] for p in processes if _is_agent(p)}
+        rest = {p.environ()[NODE_MARK] for p in processes if not _is_agent(p)} - agents
+        orphans = [Node(node_id, "lost", "its agent is gone") for node_id in sorted(rest)]
+        return [*(Node(node_id, "running") for node_id in sorted(agents)), *orphans]
+
+    def terminate(self, folder: Path, ids: Sequence[str]) -> None:
+        agents = [
+            process
+            for node_id in ids
+            for process in marked(folder, node_id)
+            if _is_agent(process)
+        ]
+        for agent in agents:
+            _signal(agent)
+        psutil.wait_procs(agents, timeout=STOP_SECONDS)
+        for node_id in ids:
+            kill_marked(folder, node_id)
+
+
+def _is_agent(process: psutil.Process) -> bool:
+    try:
+        return AGENT_MODULE in process.cmdline()
+    except psutil.Error:
+        return False
+
+
+def _signal(process: psutil.Process) -> None:
+    try:
+        process.terminate()
+    except psutil.NoSuchProcess:
+        return
+
+
+def _gpus() -> tuple[int, ...]:
+    """Ids of the NVIDIA GPUs, from the driver's own tool; none without it."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return ()
+    query = [tool, "--query-gpu=index", "--format=csv,noheader"]
+    answer = subprocess.run(
+        query, capture_output=True, text=True, timeout=NVIDIA_SECONDS, check=False
+    )
+    return tuple(int(line) for line in answer.stdout.split() if line.isdigit())
+
+
+def _cgroup_limit() -> int | None:
+    try:
+        text = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None

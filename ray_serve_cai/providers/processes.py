@@ -1,0 +1,71 @@
+"""The processes of a cluster on this machine, found by a mark in their environment.
+
+Ray's own `ray stop` ends every Ray on the machine, so a cluster must know its own. The mark is
+inherited by everything a node starts: Ray's daemons, its workers, engine hosts, the gateway.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+FOLDER_MARK = "CAI_CLUSTER_FOLDER"
+NODE_MARK = "CAI_NODE"
+KILL_SECONDS = 10.0
+
+
+def marks(folder: Path, node_id: str) -> dict[str, str]:
+    """The environment variables that make a process one of node `node_id`."""
+    return {FOLDER_MARK: str(folder.resolve()), NODE_MARK: node_id}
+
+
+def marked(folder: Path, node_id: str | None = None) -> Iterator[psutil.Process]:
+    """This machine's live processes of the cluster, or of one node; never this process."""
+    wanted = str(folder.resolve())
+    for process in psutil.process_iter():
+        environment = _environment(process)
+        if environment.get(FOLDER_MARK) != wanted or process.pid == os.getpid():
+            continue
+        if node_id is None or environment.get(NODE_MARK) == node_id:
+            yield process
+
+
+def kill_marked(folder: Path, node_id: str | None = None) -> int:
+    """SIGKILL them, again until none is left; returns how many there were."""
+    killed: set[int] = set()
+    while doomed := list(marked(folder, node_id)):
+        for process in doomed:
+            killed.add(process.pid)
+            _kill(process)
+        psutil.wait_procs(doomed, timeout=KILL_SECONDS)
+    return len(killed)
+
+
+def is_alive(pid: int, created: float) -> bool:
+    """Whether the process that had `pid` at `created` (seconds since the epoch) still runs."""
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - created) < 1 and _running(process)
+    except psutil.Error:
+        return False
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ() if _running(process) else {}
+    except (psutil.Error, OSError):
+        return {}
+
+
+def _running(process: psutil.Process) -> bool:
+    return bool(process.status() != psutil.STATUS_ZOMBIE)
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return

@@ -1,0 +1,86 @@
+"""The Serve applications of a cluster's models, one per model revision.
+
+A revision has an application of its own, so that a new one can come up beside the old one and a
+failed one leaves the old one untouched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from ray import serve
+
+from ray_serve_cai.cluster.state import ClusterState
+from ray_serve_cai.errors import ClusterError
+from ray_serve_cai.plan.model import ModelPlan
+from ray_serve_cai.serving.gateway import ACTOR_NAME, namespace
+from ray_serve_cai.serving.gateway_control import ask, find_gateway
+from ray_serve_cai.serving.job import ReplicaJob
+from ray_serve_cai.serving.replica import STOP_SECONDS, Replica
+
+HEALTH_PERIOD_SECONDS = 2.0
+HEALTH_TIMEOUT_SECONDS = 30.0
+
+
+def application_name(cluster: str, model: str, revision: int) -> str:
+    """Unique also where several clusters of ours share one `existing` Ray; no name has a dot."""
+    return f"cai.{cluster}.{model}.r{revision}"
+
+
+def start_serve() -> None:
+    """Start Serve without HTTP proxies, or leave the one that runs as it is."""
+    serve.start(proxy_location="Disabled")
+
+
+def start_application(plan: ModelPlan, job: ReplicaJob) -> None:
+    """Ask Serve for the revision's replicas and return without waiting for them."""
+    start_serve()
+    deployment = Replica.options(
+        num_replicas=plan.replicas,
+        ray_actor_options=_actor_options(plan),
+        health_check_period_s=HEALTH_PERIOD_SECONDS,
+        health_check_timeout_s=HEALTH_TIMEOUT_SECONDS,
+        graceful_shutdown_timeout_s=STOP_SECONDS,
+        graceful_shutdown_wait_loop_s=0.1,
+        max_constructor_retry_count=3,
+    )
+    target = serve.RunTarget(
+        target=deployment.bind(job.to_json(), ACTOR_NAME, namespace(job.cluster)),
+        name=application_name(job.cluster, job.model, job.revision),
+        route_prefix=None,
+    )
+    serve.run_many([target], wait_for_applications_running=False)
+
+
+def delete_application(cluster: str, model: str, revision: int) -> None:
+    """Take a revision out of the routing, then stop its replicas in order; waits for both."""
+    with contextlib.suppress(ClusterError):
+        ask(find_gateway(cluster).drop_revision.remote(model, revision))
+    serve.delete(application_name(cluster, model, revision), _blocking=True)
+
+
+def delete_all(state: ClusterState) -> None:
+    """Delete every application of the cluster; others in the same Serve stay."""
+    prefix = f"cai.{state.name}."
+    names = [name for name in _application_statuses() if name.startswith(prefix)]
+    for name in names:
+        serve.delete(name, _blocking=False)
+    for name in names:
+        serve.delete(name, _blocking=True)
+
+
+def application_status(cluster: str, model: str, revision: int) -> Any:
+    """Serve's own status of a revision, or None when Serve does not know it."""
+    return _application_statuses().get(application_name(cluster, model, revision))
+
+
+def _application_statuses() -> dict[str, Any]:
+    return dict(serve.status().applications)
+
+
+def _actor_options(plan: ModelPlan) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_cpus": plan.cpu, "num_gpus": plan.gpu}
+    if plan.memory:
+        options["memory"] = plan.memory
+    return options

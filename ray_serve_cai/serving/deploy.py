@@ -1,0 +1,317 @@
+"""Deploying models on a running cluster. The caller holds the lock and is connected to Ray."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from ray_serve_cai.cluster.ray_session import alive_nodes
+from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, now
+from ray_serve_cai.engines.registry import get_registry
+from ray_serve_cai.errors import EngineError, ModelError
+from ray_serve_cai.plan.model import ModelFacts, ModelPlan, NodeRoom, Revision, Transport, plan_model
+from ray_serve_cai.serving.applications import (
+    application_status,
+    delete_application,
+    start_application,
+)
+from ray_serve_cai.serving.gateway_control import ask, find_gateway, wait_until
+from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow
+from ray_serve_cai.serving.readiness import first_token
+from ray_serve_cai.serving.revisions import RevisionRecord, Revisions
+from ray_serve_cai.spec import Document
+from ray_serve_cai.storage.source import check_folder, local_folder
+
+Report = Callable[..., None]
+
+POLL_SECONDS = 0.1
+# Serve starts a failed replica anew; the second failure of one revision is taken as its answer.
+FAILURES_THAT_COUNT = 1
+
+
+class Deployer:
+    """Deploys, scales and deletes the models of one cluster."""
+
+    def __init__(self, state: ClusterState, record: ClusterRecord) -> None:
+        self._state = state
+        self._record = record
+        self._revisions = Revisions(state)
+
+    def plan(self, document: Document) -> ModelPlan:
+        """What `deploy` of this document would do now; checks all that can be checked before
+        anything is held. Raises `PlanError`, `EngineError`, `StorageError`, `ModelError`."""
+        spec = document.model
+        _check(document)
+        active = self._revisions.active(spec.name)
+        current = None
+        if active is not None:
+            current = Revision(active.revision, active.digest, active.replicas)
+        facts = ModelFacts(
+            nodes=node_rooms(),
+            transports=_transports(document),
+            current=current,
+            next_revision=self._revisions.next_number(spec.name),
+            healthy=active is None or self._serves(active),
+        )
+        return plan_model(spec, facts)
+
+    def deploy(
+        self,
+        document: Document,
+        plan: ModelPlan,
+        *,
+        report: Report,
+        timeout: float,
+        wait: bool = True,
+    ) -> None:
+        """Execute the plan and return when the model answers through the gateway.
+
+        After a failure, time-out or interrupt the new revision is removed and the old one serves.
+        """
+        if plan.strategy == "none":
+            return
+        before = self._revisions.active(plan.name)
+        self._clear_half_made(plan.name)
+        self._state.add_variables(document.variables)
+        record = self._new_record(document, plan)
+        if plan.strategy == "scale" and before is not None:
+            record = before
+            record.replicas, record.raw = plan.replicas, document.raw
+        self._revisions.save(record)
+        if plan.strategy == "stop-then-start" and before is not None:
+            report("stopping", f"revision {before.revision}")
+            delete_application(self._record.name, plan.name, before.revision)
+        try:
+            start_application(plan, self._job(document, record, timeout))
+            if wait:
+                self._wait(document, plan, report, time.monotonic() + timeout)
+        except BaseException as error:
+            self._give_up(plan, record, before, error, report)
+            raise
+        self._switch(record, before, plan)
+
+    def delete(self, model: str) -> bool:
+        """Remove the model; False when there was none."""
+        revisions = [r for r in self._revisions.of(model) if r.state in ("active", "starting")]
+        for record in revisions:
+            delete_application(self._record.name, model, record.revision)
+        self._revisions.retire(model)
+        return bool(revisions)
+
+    def scale(self, model: str, replicas: int) -> ModelPlan:
+        """Change the number of replicas until the next `deploy`; does not wait."""
+        record = self._revisions.existing(model)
+        document = self._revisions.document(record)
+        spec = document.model.model_copy(update={"replicas": replicas})
+        plan = self.plan(_with_spec(document, spec))
+        if plan.strategy == "scale":
+            record.replicas = replicas
+            self._revisions.save(record)
+            start_application(plan, self._job(document, record, 1800))
+        return plan
+
+    def _wait(
+        self, document: Document, plan: ModelPlan, report: Report, deadline: float
+    ) -> None:
+        gateway = find_gateway(self._record.name)
+        report("scheduling", f"{plan.replicas} replicas")
+
+        def ready() -> bool:
+            rows = self._rows(plan)
+            _raise_failure(rows, plan)
+            self._raise_unschedulable(plan)
+            _report_phase(rows, plan, report)
+            return sum(row.phase == "ready" for row in rows) >= plan.replicas
+
+        if not wait_until(ready, deadline, POLL_SECONDS):
+            raise ModelError("CAI-CLUSTER-006", _late(plan, self._rows(plan)))
+        if not plan.replicas:
+            return
+        endpoints = [row.endpoint for row in self._rows(plan) if row.endpoint]
+        report("ready", "waiting for the gateway")
+        if not wait_until(lambda: ask(gateway.routed.remote(endpoints)), deadline, POLL_SECONDS):
+            raise ModelError("CAI-CLUSTER-006", f'the gateway did not take up "{plan.name}"')
+        first_token(self._record.gateway_url, self._key(), plan.name, deadline)
+
+    def _switch(
+        self, record: RevisionRecord, before: RevisionRecord | None, plan: ModelPlan
+    ) -> None:
+        record.state = "active"
+        self._revisions.save(record)
+        if before is None or before.revision == record.revision:
+            return
+        before.state = "superseded"
+        self._revisions.save(before)
+        if plan.strategy == "beside":
+            delete_application(self._record.name, plan.name, before.revision)
+
+    def _give_up(
+        self,
+        plan: ModelPlan,
+        record: RevisionRecord,
+        before: RevisionRecord | None,
+        error: BaseException,
+        report: Report,
+    ) -> None:
+        if plan.strategy == "scale":
+            return
+        report("undoing", f"removing revision {record.revision}")
+        delete_application(self._record.name, plan.name, record.revision)
+        record.state, record.message = "failed", str(error) or type(error).__name__
+        self._revisions.save(record)
+        if plan.strategy == "stop-then-start" and before is not None:
+            report("undoing", f"starting revision {before.revision} again")
+            document = self._revisions.document(before)
+            old = plan_model(document.model, ModelFacts(node_rooms(), {before.transport: ""}))
+            start_application(old, self._job(document, before, 1800))
+
+    def _clear_half_made(self, model: str) -> None:
+        """A deploy that was killed leaves a revision that nobody waits for."""
+        for record in self._revisions.of(model):
+            if record.state == "starting":
+                delete_application(self._record.name, model, record.revision)
+                record.state, record.message = "failed", "its deploy was interrupted"
+                self._revisions.save(record)
+
+    def _serves(self, record: RevisionRecord) -> bool:
+        status = application_status(self._record.name, record.model, record.revision)
+        return status is not None and str(status.status) not in ("DEPLOY_FAILED", "NOT_STARTED")
+
+    def _raise_unschedulable(self, plan: ModelPlan) -> None:
+        status = application_status(self._record.name, plan.name, plan.revision)
+        if status is not None and str(status.status.value) == "DEPLOY_FAILED":
+            raise ModelError("CAI-MODEL-002", status.message or "Serve gave the deployment up")
+
+    def _rows(self, plan: ModelPlan) -> list[ReplicaRow]:
+        rows: list[ReplicaRow] = ask(find_gateway(self._record.name).replicas.remote())
+        return [r for r in rows if (r.model, r.revision) == (plan.name, plan.revision)]
+
+    def _new_record(self, document: Document, plan: ModelPlan) -> RevisionRecord:
+        return RevisionRecord(
+            model=plan.name,
+            revision=plan.revision,
+            state="starting",
+            raw=document.raw,
+            spec_path=str(document.path),
+            project=str(document.project),
+            digest=plan.digest,
+            engine=plan.engine,
+            transport=plan.transport,
+            replicas=plan.replicas,
+            created=now(),
+        )
+
+    def _job(self, document: Document, record: RevisionRecord, timeout: float) -> ReplicaJob:
+        spec = document.model
+        return ReplicaJob(
+            cluster=self._record.name,
+            model=spec.name,
+            revision=record.revision,
+            source=_source_text(document),
+            engine=spec.engine.type,
+            engine_args=dict(spec.engine.args),
+            transport=record.transport,
+            env=dict(spec.env),
+            log_folder=str(self._state.logs),
+            api_keys=(self._state.internal_key(),) if self._keys() else (),
+            memory=spec.resources.memory,
+            cpu=spec.resources.cpu,
+            gpu=spec.resources.gpu,
+            start_timeout=timeout,
+            project=str(document.project),
+        )
+
+    def _keys(self) -> tuple[str, ...]:
+        from ray_serve_cai.serving.lifecycle import stored_document
+
+        return stored_document(self._state, self._record).cluster.gateway.api_keys
+
+    def _key(self) -> str | None:
+        return next(iter(self._keys()), None)
+
+
+def node_rooms() -> list[NodeRoom]:
+    """Ray's live nodes with their total and free resources."""
+    free = ray._private.state.available_resources_per_node()
+    rooms = []
+    for node_id, node in alive_nodes().items():
+        total, left = node["Resources"], free.get(node["NodeID"], {})
+        rooms.append(
+            NodeRoom(
+                id=node_id,
+                group=node_id.rsplit("-", 1)[0],
+                cpu=total.get("CPU", 0),
+                gpu=total.get("GPU", 0),
+                memory=total.get("memory", 0),
+                free_cpu=left.get("CPU", 0),
+                free_gpu=left.get("GPU", 0),
+                free_memory=left.get("memory", 0),
+            )
+        )
+    return rooms
+
+
+def _check(document: Document) -> None:
+    spec = document.model
+    get_registry().get(spec.engine.type)
+    if spec.callbacks:
+        raise ModelError(
+            "CAI-MODEL-004", f'model "{spec.name}" lists callbacks; they do not run yet'
+        )
+    folder = local_folder(_source_text(document))
+    if folder is not None:
+        check_folder(folder)
+    transport = next(iter(_transports(document)))
+    if spec.engine.type == "vllm":
+        from ray_serve_cai.engines.vllm_config import check_args
+
+        check_args(spec.engine.args, transport=transport)
+
+
+def _source_text(document: Document) -> str:
+    source = document.source
+    return source.location if source.kind == "local" else document.model.source
+
+
+def _transports(document: Document) -> dict[Transport, str]:
+    spec = document.model
+    wanted = spec.engine.transport
+    if spec.engine.type != "vllm":
+        if wanted == "http":
+            raise EngineError(
+                "CAI-ENGINE-003", f'the engine "{spec.engine.type}" has no HTTP server of its own'
+            )
+        return {"grpc": "the engine is served by cai's own gRPC servicer"}
+    from ray_serve_cai.engines.vllm_config import choose_transport
+
+    return choose_transport(wanted, spec.engine.args)
+
+
+def _raise_failure(rows: list[ReplicaRow], plan: ModelPlan) -> None:
+    failed = [row for row in rows if row.phase == "failed"]
+    if len(failed) >= FAILURES_THAT_COUNT:
+        raise ModelError("CAI-MODEL-002", f'model "{plan.name}": {failed[0].message}')
+
+
+def _report_phase(rows: list[ReplicaRow], plan: ModelPlan, report: Report) -> None:
+    order = ["starting", "downloading", "loading", "ready"]
+    waiting = [row for row in rows if row.phase in order]
+    if waiting:
+        slowest = min(waiting, key=lambda row: order.index(row.phase))
+        ready = sum(row.phase == "ready" for row in rows)
+        phase = "scheduling" if slowest.phase == "starting" else slowest.phase
+        report(phase, f"{ready} of {plan.replicas} replicas ready")
+
+
+def _late(plan: ModelPlan, rows: list[ReplicaRow]) -> str:
+    phases = ", ".join(row.phase for row in rows) or "none was scheduled"
+    return f'model "{plan.name}" was not ready in time; its replicas: {phases}'
+
+
+def _with_spec(document: Document, spec: Any) -> Document:
+    from dataclasses import replace
+
+    return replace(document, spec=spec)

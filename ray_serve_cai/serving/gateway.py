@@ -1,0 +1,223 @@
+"""The gateway actor: keeps SMG and its list of replicas alive on the head node.
+
+Replicas report every two seconds; one that has been silent for `LEASE_SECONDS` leaves the
+manifest. SMG itself retries on another replica in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ray
+
+from ray_serve_cai.errors import ClusterError
+from ray_serve_cai.serving.job import ReplicaRow
+
+log = logging.getLogger(__name__)
+
+ACTOR_NAME = "cai-gateway"
+LEASE_SECONDS = 7.0
+TICK_SECONDS = 0.5
+RESTART_SECONDS = 1.0
+START_SECONDS = 15.0
+# A failed or finished replica stays visible for a while, so that status can say why.
+FORGET_SECONDS = 300.0
+
+
+def namespace(cluster: str) -> str:
+    """The Ray namespace of a cluster's actors; several clusters may share one `existing` Ray."""
+    return f"cai-{cluster}"
+
+
+@dataclass(frozen=True)
+class GatewayConfig:
+    """How the gateway listens. `folder` and `log_path` lie on the head node. Sizes in bytes."""
+
+    host: str
+    port: int
+    metrics_host: str
+    metrics_port: int
+    api_keys: tuple[str, ...]
+    internal_key: str
+    max_request_bytes: int
+    max_concurrent: int
+    folder: str
+    log_path: str
+
+
+class Gateway:
+    """Runs as a detached Ray actor."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._config = config
+        self._rows: dict[str, ReplicaRow] = {}
+        self._seen: dict[str, float] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._restarts = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._folder = Path(config.folder)
+        self._manifest = ""
+        self._stopped = False
+
+    async def start(self) -> str:
+        """Start SMG and return the base URL once it answers.
+
+        Raises `ClusterError` (CAI-GATEWAY-001) with SMG's last words when it does not.
+        """
+        if not self._tasks:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not (self._folder / "workers.json").exists():
+                self._write_manifest()
+            await self._spawn()
+            self._tasks = [asyncio.create_task(self._keep_alive())]
+            self._tasks.append(asyncio.create_task(self._expire()))
+        await self._wait_until_up()
+        return self.url()
+
+    def url(self) -> str:
+        host = "127.0.0.1" if self._config.host in ("0.0.0.0", "::") else self._config.host
+        return f"http://{host}:{self._config.port}"
+
+    async def listen_host(self, node_address: str) -> str:
+        """Where a replica on `node_address` must listen for the gateway to reach it, and no more."""
+        return "127.0.0.1" if node_address == ray.util.get_node_ip_address() else node_address
+
+    async def report(self, row: ReplicaRow) -> None:
+        """A replica says how it is."""
+        self._rows[row.replica_id] = row
+        self._seen[row.replica_id] = time.monotonic()
+        self._write_manifest()
+
+    async def leave(self, replica_id: str) -> None:
+        """A replica is about to stop: send it no further requests."""
+        self._rows.pop(replica_id, None)
+        self._seen.pop(replica_id, None)
+        self._write_manifest()
+
+    async def drop_revision(self, model: str, revision: int) -> None:
+        """Take a whole revision out of the routing, before its replicas are told to stop."""
+        for row in list(self._rows.values()):
+            if (row.model, row.revision) == (model, revision):
+                await self.leave(row.replica_id)
+
+    async def replicas(self) -> list[ReplicaRow]:
+        return list(self._rows.values())
+
+    async def routed(self, endpoints: list[str]) -> bool:
+        """Whether SMG has taken all of `endpoints` into its routing."""
+        async with self._client() as client:
+            try:
+                workers = (await client.get("/workers")).raise_for_status().json()["workers"]
+            except (httpx.HTTPError, ValueError, KeyError):
+                return False
+        healthy = {worker["url"] for worker in workers if worker.get("is_healthy")}
+        return all(endpoint in healthy for endpoint in endpoints)
+
+    async def status(self) -> dict[str, Any]:
+        running = self._process is not None and self._process.returncode is None
+        return {"url": self.url(), "running": running, "restarts": self._restarts}
+
+    async def stop(self) -> None:
+        """End SMG and remove the manifest; the actor itself is killed by the caller."""
+        self._stopped = True
+        for task in self._tasks:
+            task.cancel()
+        await self._end_process()
+        for path in self._folder.glob("*"):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._folder.rmdir()
+
+    async def _spawn(self) -> None:
+        with open(self._config.log_path, "ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "ray_serve_cai.serving.gateway_process",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                process_group=0,
+            )
+        assert self._process.stdin is not None
+        order = {**asdict(self._config), "manifest": str(self._folder / "workers.json")}
+        self._process.stdin.write((json.dumps(order) + "\n").encode())
+        await self._process.stdin.drain()
+
+    async def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        async with self._client() as client:
+            while time.monotonic() < deadline:
+                if self._process is not None and self._process.returncode is not None:
+                    break
+                with contextlib.suppress(httpx.HTTPError):
+                    if (await client.get("/liveness")).status_code == httpx.codes.OK:
+                        return
+                await asyncio.sleep(0.05)
+        tail = Path(self._config.log_path).read_text(errors="replace").splitlines()[-8:]
+        raise ClusterError("CAI-GATEWAY-001", "the gateway did not start\n" + "\n".join(tail))
+
+    async def _keep_alive(self) -> None:
+        while True:
+            assert self._process is not None
+            status = await self._process.wait()
+            log.warning("the gateway process ended with status %s; starting it again", status)
+            self._restarts += 1
+            await asyncio.sleep(RESTART_SECONDS)
+            await self._spawn()
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self._write_manifest()
+            now = time.monotonic()
+            for replica_id, seen in list(self._seen.items()):
+                if now - seen > FORGET_SECONDS:
+                    await self.leave(replica_id)
+
+    def _live(self) -> list[ReplicaRow]:
+        now = time.monotonic()
+        return [
+            row
+            for row in self._rows.values()
+            if row.endpoint and row.phase == "ready"
+            if now - self._seen[row.replica_id] < LEASE_SECONDS
+        ]
+
+    def _write_manifest(self) -> None:
+        workers = [{"id": row.replica_id, "url": row.endpoint} for row in self._live()]
+        text = json.dumps({"version": 1, "workers": sorted(workers, key=lambda row: row["id"])})
+        if self._stopped or text == self._manifest:
+            return
+        path = self._folder / "workers.json"
+        partial = path.with_suffix(".partial")
+        partial.write_text(text)
+        os.replace(partial, path)
+        self._manifest = text
+
+    async def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is None or process.returncode is not None:
+            return
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), 5)
+        except TimeoutError:
+            os.killpg(process.pid, signal.SIGKILL)
+
+    def _client(self) -> httpx.AsyncClient:
+        headers = {"Authorization": f"Bearer {self._config.internal_key}"}
+        return httpx.AsyncClient(
+            base_url=self.url(), headers=headers, timeout=5, trust_env=False
+        )

@@ -1,0 +1,115 @@
+"""The gateway actor from outside: start, find, stop. The caller is connected to Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+import httpx
+import ray
+
+from ray_serve_cai.cluster.ports import free_port
+from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
+from ray_serve_cai.errors import ClusterError
+from ray_serve_cai.serving.gateway import ACTOR_NAME, Gateway, GatewayConfig, namespace
+from ray_serve_cai.spec import ClusterSpec
+
+CALL_SECONDS = 30.0
+STOP_SECONDS = 15.0
+PROBE_SECONDS = 2.0
+
+
+def start_gateway(spec: ClusterSpec, state: ClusterState, record: ClusterRecord) -> str:
+    """Start the actor on the head node if it is not there; the gateway's base URL once it answers.
+
+    Raises `ClusterError` (CAI-GATEWAY-001).
+    """
+    options = {
+        "name": ACTOR_NAME,
+        "namespace": namespace(record.name),
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "num_cpus": 0,
+        "max_restarts": -1,
+        "max_task_retries": 3,
+        "max_concurrency": 1000,
+        "resources": {"node:__internal_head__": 0.001},
+    }
+    actor = ray.remote(Gateway).options(**options).remote(_config(spec, state, record))
+    try:
+        return str(ray.get(actor.start.remote(), timeout=CALL_SECONDS))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except (ray.exceptions.RayError, TimeoutError) as error:
+        raise ClusterError("CAI-GATEWAY-001", f"the gateway actor did not start: {error}") from error
+
+
+def find_gateway(cluster: str) -> Any:
+    """The actor's handle; raises `ClusterError` (CAI-CLUSTER-009) when there is none."""
+    try:
+        return ray.get_actor(ACTOR_NAME, namespace(cluster))
+    except ValueError as error:
+        raise ClusterError(
+            "CAI-CLUSTER-009", f'the gateway of cluster "{cluster}" is not running'
+        ) from error
+
+
+def ask(reference: Any) -> Any:
+    """The answer of an actor call, with a limit."""
+    try:
+        return ray.get(reference, timeout=CALL_SECONDS)
+    except (ray.exceptions.RayActorError, TimeoutError) as error:
+        raise ClusterError("CAI-CLUSTER-009", f"the gateway does not answer: {error}") from error
+
+
+def stop_gateway(cluster: str) -> None:
+    """End the gateway and its actor; nothing to do when they are gone."""
+    try:
+        actor = find_gateway(cluster)
+    except ClusterError:
+        return
+    with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+        ray.get(actor.stop.remote(), timeout=STOP_SECONDS)
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.kill(actor, no_restart=True)
+
+
+def gateway_answers(url: str) -> bool:
+    """Whether something that is a gateway answers at `url`."""
+    if not url:
+        return False
+    try:
+        reply = httpx.get(f"{url}/liveness", timeout=PROBE_SECONDS, trust_env=False)
+    except httpx.HTTPError:
+        return False
+    return reply.status_code == httpx.codes.OK
+
+
+def wait_until(condition: Any, deadline: float, interval: float = 0.1) -> bool:
+    """Poll `condition()` until it holds or the deadline (monotonic) passes."""
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(interval)
+    return True
+
+
+def _config(spec: ClusterSpec, state: ClusterState, record: ClusterRecord) -> GatewayConfig:
+    gateway = spec.gateway
+    port = record.gateway_port or (free_port("") if gateway.port == "auto" else gateway.port)
+    wanted = gateway.metrics.port
+    metrics_port = record.metrics_port or (free_port("") if wanted == "auto" else wanted)
+    record.gateway_port, record.metrics_port = port, metrics_port
+    return GatewayConfig(
+        host=gateway.host,
+        port=port,
+        metrics_host=gateway.metrics.host,
+        metrics_port=metrics_port,
+        api_keys=tuple(gateway.api_keys),
+        internal_key=state.internal_key(),
+        max_request_bytes=gateway.max_request_bytes,
+        max_concurrent=gateway.max_concurrent,
+        folder=str(state.folder / "gateway"),
+        log_path=str(state.logs / "gateway.log"),
+    )

@@ -1,0 +1,66 @@
+"""What a replica must run, as plain data: it crosses from the launcher to Serve and to the host."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class ReplicaJob:
+    """One model revision as every replica of it starts it.
+
+    `env` and `api_keys` hold resolved secrets: they travel as data, never on a command line.
+    `start_timeout` is in seconds.
+    """
+
+    cluster: str
+    model: str
+    revision: int
+    source: str
+    engine: str
+    engine_args: dict[str, Any]
+    transport: Literal["grpc", "http"]
+    env: dict[str, str]
+    log_folder: str
+    api_keys: tuple[str, ...] = ()
+    memory: int | None = None
+    cpu: float = 1.0
+    gpu: int = 0
+    start_timeout: float = 1800.0
+    project: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ReplicaJob:
+        return cls(**{**data, "api_keys": tuple(data.get("api_keys", ()))})
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """The host's word on its engine, about once a second."""
+
+    healthy: bool
+    running: int = 0
+    waiting: int = 0
+    message: str = ""
+
+
+@dataclass
+class ReplicaRow:
+    """What the gateway actor knows of one replica."""
+
+    replica_id: str
+    model: str
+    revision: int
+    phase: str
+    node_id: str
+    endpoint: str | None = None
+    message: str = ""
+    engine_config: dict[str, Any] = field(default_factory=dict)
+    running: int = 0
+    waiting: int = 0
+    log: str = ""
+    pid: int = 0

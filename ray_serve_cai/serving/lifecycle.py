@@ -1,0 +1,259 @@
+"""`up`, `down` and `status` of a whole cluster: nodes, then gateway, then models."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_serve_cai.cluster.launcher import (
+    Launcher,
+    log_tail,
+    new_record,
+    observed_plan,
+)
+from ray_serve_cai.cluster.ports import is_taken
+from ray_serve_cai.cluster.ray_session import alive_nodes, connected, gcs_address
+from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
+from ray_serve_cai.errors import CaiError, ClusterError
+from ray_serve_cai.plan.cluster import ClusterPlan
+from ray_serve_cai.providers.registry import get_provider
+from ray_serve_cai.serving.applications import delete_all
+from ray_serve_cai.serving.gateway import namespace
+from ray_serve_cai.serving.gateway_control import gateway_answers, start_gateway, stop_gateway
+from ray_serve_cai.spec import ClusterSpec, Document, check_exposure, document_from_raw
+
+Report = Callable[..., None]
+
+HEAD_PATIENCE = 60.0
+DOWN_PATIENCE = 5.0
+
+
+@dataclass(frozen=True)
+class Up:
+    """What `up` did, and where the gateway is."""
+
+    plan: ClusterPlan
+    url: str
+
+
+def plan_up(document: Document, *, insecure: bool = False) -> ClusterPlan:
+    """The plan that `up` of this document would execute now."""
+    check_exposure(document.cluster, insecure)
+    record = ClusterState(document.cluster.name).record()
+    running = record is not None and gateway_answers(record.gateway_url)
+    return observed_plan(document, gateway_running=running)
+
+
+def up(
+    document: Document,
+    *,
+    report: Report,
+    timeout: float,
+    wait: bool = True,
+    keep: bool = False,
+    insecure: bool = False,
+) -> Up:
+    """Make the cluster what the document says.
+
+    After any failure, time-out or interrupt the nodes that this call opened are removed again,
+    unless `keep`. Raises `CaiError`.
+    """
+    plan = plan_up(document, insecure=insecure)
+    state = ClusterState(document.cluster.name)
+    with state.locked("up"):
+        # What the lock's last holder did counts.
+        plan = plan_up(document, insecure=insecure)
+        before = state.record()
+        if before is not None and not plan.actions and before.raw == document.raw:
+            return Up(plan, before.gateway_url)
+        return _Upping(document, state, plan, report).run(timeout, wait=wait, keep=keep)
+
+
+def down(name: str, *, report: Report) -> bool:
+    """Remove the cluster: models, gateway, nodes, state. False when there was nothing."""
+    state = ClusterState(name)
+    if not state.folder.is_dir():
+        return False
+    with state.locked("down"):
+        record, spec_provider = _provider_of(state)
+        launcher = Launcher(state, get_provider(spec_provider))
+        was_there = record is not None or any(launcher.provider.list(state.folder))
+        if record is not None and record.ray_address:
+            report("stopping", "models and gateway")
+            _stop_serving(record, state)
+        report("stopping", "nodes")
+        launcher.remove()
+        return was_there
+
+
+@contextmanager
+def session(state: ClusterState, record: ClusterRecord, patience: float = 0.0) -> Iterator[None]:
+    """Connected to the cluster's Ray; CAI-CLUSTER-009 when its head is gone."""
+    if not record.ray_address:
+        raise ClusterError("CAI-CLUSTER-009", f'cluster "{record.name}" has no running head')
+    token = state.token_path if _has_token(record, state) else None
+    try:
+        with connected(
+            record.ray_address,
+            namespace=namespace(record.name),
+            token_path=token,
+            patience=patience,
+        ):
+            yield
+    except ClusterError as error:
+        if error.code == "CAI-CLUSTER-007":
+            raise ClusterError(
+                "CAI-CLUSTER-009", f'cluster "{record.name}" is not running: {error.message}'
+            ) from error
+        raise
+
+
+def stored_document(state: ClusterState, record: ClusterRecord) -> Document:
+    """The cluster's spec as `up` last read it."""
+    return document_from_raw(record.raw, state.variables(), Path(record.spec_path))
+
+
+class _Upping:
+    """One run of `up`, inside the lock."""
+
+    def __init__(
+        self, document: Document, state: ClusterState, plan: ClusterPlan, report: Report
+    ) -> None:
+        self._document, self._spec = document, document.cluster
+        self._state, self._plan, self._report = state, plan, report
+        self._launcher = Launcher(state, get_provider(self._spec.provider.type))
+        self._before = state.record()
+        self._opened: list[str] = []
+
+    def run(self, timeout: float, *, wait: bool, keep: bool) -> Up:
+        deadline = time.monotonic() + timeout
+        try:
+            self._check_ports()
+            self._state.create()
+            record = new_record(self._document, self._before)
+            self._state.add_variables(self._document.variables)
+            self._write_given_token()
+            self._state.save(record)
+            self._report("starting", ", ".join(a.name for a in self._plan.actions) or "changes")
+            self._opened = self._launcher.launch(self._plan, self._spec, record)
+            if wait:
+                self._finish(record, deadline)
+        except BaseException:
+            if not keep:
+                self._report("undoing", "removing what this command opened")
+                self._undo()
+            raise
+        return Up(self._plan, record.gateway_url)
+
+    def _finish(self, record: ClusterRecord, deadline: float) -> None:
+        """Everything after the launch: head, nodes, gateway."""
+        # Imported while the nodes boot, not after.
+        import ray  # noqa: F401
+
+        if self._launcher.provider.owns_nodes:
+            record.ray_address = self._launcher.wait_for_head(deadline - time.monotonic())
+            patience = min(HEAD_PATIENCE, deadline - time.monotonic())
+        else:
+            record.ray_address, patience = record.ray_address or self._spec_address(), 0.0
+        self._state.save(record)
+        with _address_errors(self._spec, record), self._connected(record, patience):
+            record.ray_address = gcs_address()
+            nodes = self._plan.nodes
+            self._launcher.wait_for_nodes(nodes, alive_nodes, deadline, self._report)
+            self._report("starting", "gateway")
+            record.gateway_url = start_gateway(self._spec, self._state, record)
+        record.state = "ready"
+        self._state.save(record)
+
+    def _connected(self, record: ClusterRecord, patience: float) -> Any:
+        token = self._state.token_path if _has_token(record, self._state) else None
+        return connected(
+            record.ray_address,
+            namespace=namespace(record.name),
+            token_path=token,
+            patience=patience,
+        )
+
+    def _undo(self) -> None:
+        """A new cluster goes whole; of an older one only what this call opened."""
+        whole = self._before is None
+        if whole and not self._launcher.provider.owns_nodes:
+            record = self._state.record()
+            if record is not None and record.ray_address:
+                _stop_serving(record, self._state)
+        with contextlib.suppress(ClusterError):
+            self._launcher.undo(self._opened, whole=whole)
+        if not whole and self._before is not None:
+            self._state.save(self._before)
+
+    def _check_ports(self) -> None:
+        if not self._launcher.provider.owns_nodes:
+            return
+        gateway = self._spec.gateway
+        starts = {action.kind for action in self._plan.actions}
+        wanted = [(gateway.host, gateway.port, "gateway.port")] if "gateway" in starts else []
+        if any(action.name == "head" for action in self._plan.actions):
+            wanted.append(("", self._spec.ray.port, "ray.port"))
+        for host, port, key in wanted:
+            if port != "auto" and is_taken(host, port):
+                raise ClusterError(
+                    "CAI-CLUSTER-004",
+                    f"port {port} ({key}) is in use by another program",
+                    hint=f"Choose another one, for example `--set {key}=auto`.",
+                )
+
+    def _write_given_token(self) -> None:
+        provider = self._spec.provider
+        if provider.type == "existing" and provider.token:
+            self._state.write_private(self._state.token_path, provider.token)
+
+    def _spec_address(self) -> str:
+        provider = self._spec.provider
+        return provider.address if provider.type == "existing" else ""
+
+
+def _has_token(record: ClusterRecord, state: ClusterState) -> bool:
+    """Ours has the token we made; an existing Ray the one of its spec, if there is one."""
+    if record.provider != "existing":
+        return True
+    spec = stored_document(state, record).cluster
+    return spec.provider.type == "existing" and bool(spec.provider.token)
+
+
+@contextmanager
+def _address_errors(spec: ClusterSpec, record: ClusterRecord) -> Iterator[None]:
+    """A head of ours that does not answer is a node that failed, with its log."""
+    try:
+        yield
+    except ClusterError as error:
+        if error.code == "CAI-CLUSTER-007" and spec.provider.type != "existing":
+            tail = log_tail(ClusterState(record.name).logs / "node-head.log")
+            raise ClusterError("CAI-CLUSTER-005", f"{error.message}\n{tail}") from error
+        raise
+
+
+def _stop_serving(record: ClusterRecord, state: ClusterState) -> None:
+    """Delete our applications and the gateway, if Ray still answers."""
+    try:
+        with session(state, record, DOWN_PATIENCE):
+            delete_all(state)
+            stop_gateway(record.name)
+    except CaiError as error:
+        if error.code not in ("CAI-CLUSTER-009", "CAI-CLUSTER-008"):
+            raise
+
+
+def _provider_of(state: ClusterState) -> tuple[ClusterRecord | None, str]:
+    """The record and its provider; a damaged record must not keep `down` from working."""
+    try:
+        record = state.record()
+    except CaiError:
+        return None, "local"
+    return record, record.provider if record else "local"
+
+

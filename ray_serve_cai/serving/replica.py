@@ -1,0 +1,118 @@
+"""The Serve replica: supervises one engine host and keeps the gateway informed.
+
+No request passes through it. Its tasks are to start the host, to tell the gateway actor where the
+engine answers (again every two seconds, so that a replica that vanishes is forgotten), to answer
+Serve's health check from the engine's health, and to stop the host in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+from typing import Any
+
+import ray
+from ray import serve
+
+from ray_serve_cai.errors import ModelError
+from ray_serve_cai.serving.host_process import HostProcess
+from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow
+
+log = logging.getLogger(__name__)
+
+REPORT_SECONDS = 2.0
+# vLLM's engine can be silent while it compiles or prefills a long batch.
+SILENCE_SECONDS = 30.0
+STOP_SECONDS = 90.0
+
+
+@serve.deployment
+class Replica:
+    """One replica of one model revision."""
+
+    async def __init__(self, job: dict[str, Any], gateway: str, namespace: str) -> None:
+        self._job = ReplicaJob.from_json(job)
+        self._gateway_name, self._namespace = gateway, namespace
+        context = ray.get_runtime_context()
+        self._row = ReplicaRow(
+            replica_id=uuid.uuid4().hex[:12],
+            model=self._job.model,
+            revision=self._job.revision,
+            phase="starting",
+            node_id=context.get_node_id(),
+            pid=os.getpid(),
+        )
+        self._host: HostProcess | None = None
+        self._stopping = False
+        self._reports = asyncio.create_task(self._report_forever())
+        await self._start()
+
+    async def check_health(self) -> None:
+        """Serve replaces the replica when this raises."""
+        host = self._host
+        if host is None or host.returncode is not None:
+            raise ModelError("CAI-MODEL-002", "the engine host has ended")
+        if host.pulse is not None and not host.pulse.healthy:
+            raise ModelError("CAI-MODEL-002", f"the engine is not healthy: {host.pulse.message}")
+        silent = time.monotonic() - host.heard
+        if silent > SILENCE_SECONDS:
+            raise ModelError("CAI-MODEL-002", f"the engine host is silent since {silent:.0f} s")
+
+    async def __del__(self) -> None:
+        self._stopping = True
+        self._reports.cancel()
+        await self._tell_gateway("leave", self._row.replica_id)
+        if self._host is not None:
+            await self._host.stop(STOP_SECONDS)
+
+    async def _start(self) -> None:
+        gateway = await self._gateway()
+        listen_host = await gateway.listen_host.remote(ray.util.get_node_ip_address())
+        worker_id = int(self._row.replica_id, 16)
+        self._host = host = await HostProcess.spawn(self._job, listen_host, worker_id)
+        self._row.log = host.log_path
+        try:
+            async with asyncio.timeout(self._job.start_timeout):
+                config = await host.ready(self._set_phase)
+        except (ModelError, TimeoutError) as error:
+            self._row.phase, self._row.message = "failed", str(error) or "start timed out"
+            await self._report()
+            self._reports.cancel()
+            await host.stop(0)
+            raise
+        self._row.engine_config = config
+        self._row.endpoint = config["endpoint"]
+        self._row.phase, self._row.message = "ready", ""
+        await self._report()
+
+    def _set_phase(self, phase: str, message: str) -> None:
+        self._row.phase, self._row.message = phase, message
+
+    async def _report_forever(self) -> None:
+        while True:
+            await self._report()
+            await asyncio.sleep(REPORT_SECONDS)
+
+    async def _report(self) -> None:
+        host = self._host
+        if host is not None and host.pulse is not None:
+            self._row.running, self._row.waiting = host.pulse.running, host.pulse.waiting
+        if host is not None and host.returncode is not None and self._row.phase == "ready":
+            # Out of the manifest at once; Serve's health check replaces the replica.
+            self._row.phase, self._row.endpoint = "failed", None
+            self._row.message = f"the engine host ended with status {host.returncode}"
+        await self._tell_gateway("report", self._row)
+
+    async def _tell_gateway(self, method: str, argument: object) -> None:
+        try:
+            gateway = await self._gateway()
+            await getattr(gateway, method).remote(argument)
+        except (ray.exceptions.RayError, ValueError) as error:
+            log.warning("the gateway did not take the report: %s", error)
+
+    async def _gateway(self) -> Any:
+        # Looked up each time: after a restart of the actor an old handle may be dead for good.
+        return await asyncio.to_thread(ray.get_actor, self._gateway_name, self._namespace)

@@ -1,0 +1,97 @@
+"""The revisions of a cluster's models in the state folder: `models/<name>/<revision>.json`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ray_serve_cai.cluster.state import ClusterState
+from ray_serve_cai.errors import ModelError
+from ray_serve_cai.spec import Document, document_from_raw
+
+RevisionState = Literal["starting", "active", "superseded", "failed"]
+
+
+@dataclass
+class RevisionRecord:
+    """One deploy. `raw` is the spec without resolved values, `created` epoch seconds."""
+
+    model: str
+    revision: int
+    state: RevisionState
+    raw: dict[str, Any]
+    spec_path: str
+    project: str
+    digest: str
+    engine: str
+    transport: Literal["grpc", "http"]
+    replicas: int
+    created: float
+    message: str = ""
+
+
+class Revisions:
+    """Reads and writes the revisions of one cluster. Model names may hold slashes."""
+
+    def __init__(self, state: ClusterState) -> None:
+        self._state = state
+        self._folder = state.folder / "models"
+
+    def models(self) -> list[str]:
+        """Names of the models that have an active or starting revision."""
+        names = (path.name.replace("%2F", "/") for path in sorted(self._folder.glob("*")))
+        return [name for name in names if self.active(name) or self.starting(name)]
+
+    def of(self, model: str) -> list[RevisionRecord]:
+        """All revisions, oldest first."""
+        files = (self._folder / _file_name(model)).glob("*.json")
+        found = [RevisionRecord(**(self._state.read(path) or {})) for path in files]
+        return sorted(found, key=lambda record: record.revision)
+
+    def active(self, model: str) -> RevisionRecord | None:
+        """The revision that serves."""
+        return self._last(model, "active")
+
+    def starting(self, model: str) -> RevisionRecord | None:
+        """The revision whose deploy is under way, or was when its command died."""
+        return self._last(model, "starting")
+
+    def existing(self, model: str) -> RevisionRecord:
+        """The serving or starting revision; raises `ModelError` (CAI-MODEL-001)."""
+        found = self.active(model) or self.starting(model)
+        if found is None:
+            known = ", ".join(self.models()) or "none"
+            raise ModelError("CAI-MODEL-001", f'there is no model "{model}" (known: {known})')
+        return found
+
+    def next_number(self, model: str) -> int:
+        return max((record.revision for record in self.of(model)), default=0) + 1
+
+    def save(self, record: RevisionRecord) -> None:
+        path = self._folder / _file_name(record.model) / f"{record.revision}.json"
+        self._state.write(path, asdict(record))
+
+    def retire(self, model: str) -> None:
+        """Nothing of the model serves any more; its history stays."""
+        for record in self.of(model):
+            if record.state in ("active", "starting"):
+                record.state = "superseded"
+                self.save(record)
+
+    def document(self, record: RevisionRecord) -> Document:
+        """The revision's spec with the values it was deployed with."""
+        return document_from_raw(
+            record.raw,
+            self._state.variables(),
+            Path(record.spec_path),
+            project=Path(record.project),
+        )
+
+    def _last(self, model: str, state: RevisionState) -> RevisionRecord | None:
+        found = [record for record in self.of(model) if record.state == state]
+        return found[-1] if found else None
+
+
+def _file_name(model: str) -> str:
+    return model.replace("/", "%2F")

@@ -1,0 +1,106 @@
+"""Checks of `callbacks` that need the user's code: the class is there and takes the arguments."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray_serve_cai import dotted
+from ray_serve_cai.errors import Problem, SpecError
+from ray_serve_cai.spec.base import KeyPath, quoted
+from ray_serve_cai.spec.document import Document
+from ray_serve_cai.spec.model import Callback, ModelSpec
+from ray_serve_cai.spec.translate import did_you_mean
+
+_WRONG = "CAI-SPEC-004"
+_UNKNOWN = "CAI-SPEC-003"
+
+# Given by `cai` to classes of this family, whose constructor Ray Serve LLM defines.
+_FAMILY = "CallbackBase"
+_GIVEN = ("llm_config", "raise_error_on_callback")
+
+
+def check_callbacks(document: Document) -> list[Problem]:
+    """Import a model's callbacks from its project; compare `kwargs` with the constructors."""
+    if not isinstance(document.spec, ModelSpec) or not document.spec.callbacks:
+        return []
+    problems: list[Problem] = []
+    with importable(document.project):
+        for index, callback in enumerate(document.spec.callbacks):
+            problems += _check(document, ("callbacks", index), callback)
+    return problems
+
+
+@contextmanager
+def importable(project: Path) -> Iterator[None]:
+    """Inside, modules of the project folder can be imported; afterwards they are forgotten, so
+    that two projects may both have a package called `callbacks`."""
+    folder = str(project)
+    before = set(sys.modules)
+    sys.path.insert(0, folder)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+        for name in set(sys.modules) - before:
+            if _lies_in(sys.modules[name], project):
+                del sys.modules[name]
+
+
+def _lies_in(module: object, project: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    places = [file] if file else list(getattr(module, "__path__", ()))
+    return any(Path(place).is_relative_to(project) for place in places)
+
+
+def _check(document: Document, path: KeyPath, callback: Callback) -> list[Problem]:
+    try:
+        found = dotted.resolve(callback.class_path)
+    except SpecError as error:
+        return [document.problem((*path, "class"), error.code, error.message)]
+    if not inspect.isclass(found):
+        message = f"{quoted(callback.class_path)} is not a class"
+        return [document.problem((*path, "class"), "CAI-SPEC-010", message)]
+    try:
+        parameters = inspect.signature(found).parameters
+    except (ValueError, TypeError):
+        # Classes written in C may have no signature; the constructor then judges by itself.
+        return []
+    return _check_arguments(document, path, callback, found, parameters)
+
+
+def _check_arguments(
+    document: Document,
+    path: KeyPath,
+    callback: Callback,
+    found: type[Any],
+    parameters: Mapping[str, inspect.Parameter],
+) -> list[Problem]:
+    given = _GIVEN if any(base.__name__ == _FAMILY for base in found.__mro__) else ()
+    named = [
+        it for it in parameters.values() if it.kind in (it.POSITIONAL_OR_KEYWORD, it.KEYWORD_ONLY)
+    ]
+    known = [it.name for it in named if it.name not in given]
+    takes_any = any(it.kind is it.VAR_KEYWORD for it in parameters.values())
+    problems = []
+    for key in callback.kwargs:
+        if key not in known and not takes_any:
+            message = f"{found.__name__} takes no such argument{did_you_mean(key, known)}"
+            at = (*path, "kwargs", key)
+            problems.append(document.problem(at, _UNKNOWN, message, at_key=True))
+    missing = [
+        it.name
+        for it in named
+        if it.default is it.empty and it.name not in callback.kwargs and it.name not in given
+    ]
+    if missing:
+        message = f"{found.__name__} needs {', '.join(map(quoted, missing))}"
+        problems.append(document.problem((*path, "kwargs"), _WRONG, message))
+    return problems
