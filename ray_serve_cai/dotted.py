@@ -54,7 +54,7 @@ def _import(path: str, name: str) -> ModuleType:
         raise SpecError(
             _CODE, f'"{path}": importing "{name}" failed: no module "{missing}"'
         ) from error
-    except Exception as error:  # noqa: BLE001 - user code runs on import and may raise anything
+    except Exception as error:
         raise SpecError(
             _CODE, f'"{path}": importing "{name}" failed: {type(error).__name__}: {error}'
         ) from error
@@ -73,7 +73,9 @@ def _attribute(module: ModuleType, names: list[str], path: str) -> object:
 def _near(name: str, found: object) -> str:
     public = [attribute for attribute in dir(found) if not attribute.startswith("_")]
     matches = difflib.get_close_matches(name, public, n=3)
-    return "; did you mean " + " or ".join(f'"{match}"' for match in matches) + "?" if matches else ""
+    return (
+        "; did you mean " + " or ".join(f'"{match}"' for match in matches) + "?" if matches else ""
+    )
 
 
 class _Missing(SpecError):

@@ -74,7 +74,7 @@ CATALOGUE: dict[str, ErrorInfo] = {
     "CAI-SPEC-008": ErrorInfo(
         "A gateway reachable from outside without a key",
         "`gateway.host` is not a loopback address and `gateway.api_keys` is empty.",
-        "Add a key (`api_keys: [\"${CAI_API_KEY}\"]`), listen on 127.0.0.1, or pass `--insecure`.",
+        'Add a key (`api_keys: ["${CAI_API_KEY}"]`), listen on 127.0.0.1, or pass `--insecure`.',
         USAGE,
     ),
     "CAI-SPEC-009": ErrorInfo(

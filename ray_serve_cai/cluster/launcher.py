@@ -151,7 +151,11 @@ def observed_plan(document: Document, *, gateway_running: bool) -> ClusterPlan:
 def new_record(document: Document, before: ClusterRecord | None) -> ClusterRecord:
     """The record that `up` of this document writes first."""
     spec = document.cluster
-    common = {"raw": document.raw, "spec_path": str(document.path), "fixed": fixed_part(spec)}
+    common: dict[str, Any] = {
+        "raw": document.raw,
+        "spec_path": str(document.path),
+        "fixed": fixed_part(spec),
+    }
     if before is not None:
         revision = before.revision + (before.raw != document.raw)
         return replace(before, **common, revision=revision, scaled={})

@@ -21,8 +21,8 @@ from typing import Any
 import psutil
 
 from ray_serve_cai.cluster.ports import free_port
-from ray_serve_cai.providers.processes import kill_marked
 from ray_serve_cai.plan.nodes import HEAD, PLAN_VARIABLE, NodePlan
+from ray_serve_cai.providers.processes import kill_marked
 
 TEMP_VARIABLE = "CAI_RAY_TEMP"
 HEAD_WAIT_SECONDS = 900.0

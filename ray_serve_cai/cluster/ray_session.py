@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ray_serve_cai.errors import ClusterError
 _VERSIONS = re.compile(r"Ray: (\S+)")
 _RETRY_SECONDS = 0.2
 INIT_SECONDS = 40.0
+_TOKEN_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 
 
 @contextmanager
@@ -48,6 +50,12 @@ def alive_nodes() -> dict[str, dict[str, Any]]:
         for node in ray.nodes()
         if node["Alive"]
     }
+
+
+def default_token_exists() -> bool:
+    """Whether Ray finds a token by itself: in a variable of its own, or in its usual file."""
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get(_TOKEN_VARIABLE)
+    return bool(given) or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def gcs_address() -> str:
@@ -83,6 +91,7 @@ def _bounded_init(address: str, namespace: str) -> None:
     failures: list[BaseException] = []
 
     def init() -> None:
+        logging.getLogger("ray").setLevel(logging.ERROR)
         try:
             ray.init(
                 address=address,
@@ -95,12 +104,30 @@ def _bounded_init(address: str, namespace: str) -> None:
             failures.append(error)
 
     thread = threading.Thread(target=init, name="ray-init", daemon=True)
-    thread.start()
-    thread.join(INIT_SECONDS)
+    deadline = time.monotonic() + INIT_SECONDS
+    with _native_messages() as messages:
+        thread.start()
+        while thread.is_alive() and time.monotonic() < deadline:
+            thread.join(_RETRY_SECONDS)
+            if "InvalidAuthToken" in messages():
+                raise RuntimeError("InvalidAuthToken")
     if thread.is_alive():
         raise RuntimeError(f"no answer within {INIT_SECONDS:.0f} s")
     if failures:
         raise failures[0]
+
+
+@contextmanager
+def _native_messages() -> Iterator[Callable[[], str]]:
+    """Take what Ray's C++ side writes to stderr, where it says what its exceptions do not."""
+    with tempfile.TemporaryFile() as taken:
+        before = os.dup(2)
+        os.dup2(taken.fileno(), 2)
+        try:
+            yield lambda: os.pread(taken.fileno(), 1 << 16, 0).decode(errors="replace")
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
 
 
 def _translated(address: str, error: RuntimeError) -> ClusterError:
@@ -124,15 +151,14 @@ def _unreachable(address: str, error: Exception) -> str:
 
 @contextmanager
 def _token(path: Path | None) -> Iterator[None]:
-    """Ray reads its token from these variables when it connects."""
-    wanted = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)} if path else {}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    """Ray reads its token from the file that this variable names, when it connects."""
+    before = os.environ.get(_TOKEN_VARIABLE)
+    if path is not None:
+        os.environ[_TOKEN_VARIABLE] = str(path)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        if path is not None and before is None:
+            os.environ.pop(_TOKEN_VARIABLE, None)
+        elif path is not None and before is not None:
+            os.environ[_TOKEN_VARIABLE] = before

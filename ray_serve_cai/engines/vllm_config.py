@@ -29,7 +29,7 @@ def check_args(args: Mapping[str, Any], *, transport: str) -> None:
     """
     for name in args:
         if name.replace("-", "_") in RESERVED:
-            raise PlanError("CAI-PLAN-002", f'engine.args.{name}: set by cai, not in the spec')
+            raise PlanError("CAI-PLAN-002", f"engine.args.{name}: set by cai, not in the spec")
     known = known_args(transport)
     for name in args if known else ():
         if name.replace("-", "_") not in known:

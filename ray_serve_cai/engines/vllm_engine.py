@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-
 from ray_serve_cai.engines.base import (
     EngineConfig,
     EngineLoad,
@@ -162,7 +161,6 @@ def _set_environment(where: Listen) -> None:
 
 async def _serve_grpc(args: argparse.Namespace) -> None:
     # The order matters: importing the package first lets it take over the launcher's serve_grpc.
-    import smg_grpc_servicer.vllm.servicer
     from vllm.entrypoints.launchers import grpc_server
 
     try:
@@ -176,5 +174,3 @@ async def _serve_http(args: argparse.Namespace) -> None:
     from vllm.entrypoints.launchers.api_server.entry import run_server
 
     await run_server(args)
-
-

@@ -177,9 +177,7 @@ def _gateway_actions(spec: ClusterSpec, facts: ClusterFacts) -> list[Action]:
     return [Action("start", "gateway", spec.name, f"{spec.gateway.host}:{spec.gateway.port}")]
 
 
-def _notes(
-    spec: ClusterSpec, facts: ClusterFacts, nodes: tuple[NodePlan, ...]
-) -> list[str]:
+def _notes(spec: ClusterSpec, facts: ClusterFacts, nodes: tuple[NodePlan, ...]) -> list[str]:
     notes = [
         f"group {group}: {count} set by `cluster scale` gives way to the file"
         for group, count in facts.scaled.items()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 
-from ray_serve_cai.providers.processes import NODE_MARK, kill_marked, marked, marks
 from ray_serve_cai.plan.cluster import Machine
 from ray_serve_cai.plan.nodes import AGENT_MODULE, PLAN_VARIABLE, NodePlan
 from ray_serve_cai.providers.base import LaunchContext, Node, Provider
+from ray_serve_cai.providers.processes import NODE_MARK, kill_marked, marked, marks
 
 STOP_SECONDS = 15.0
 NVIDIA_SECONDS = 10.0
@@ -56,10 +56,7 @@ class LocalProvider(Provider):
 
     def terminate(self, folder: Path, ids: Sequence[str]) -> None:
         agents = [
-            process
-            for node_id in ids
-            for process in marked(folder, node_id)
-            if _is_agent(process)
+            process for node_id in ids for process in marked(folder, node_id) if _is_agent(process)
         ]
         for agent in agents:
             _signal(agent)

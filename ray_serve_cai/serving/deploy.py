@@ -12,7 +12,14 @@ from ray_serve_cai.cluster.ray_session import alive_nodes
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, now
 from ray_serve_cai.engines.registry import get_registry
 from ray_serve_cai.errors import EngineError, ModelError
-from ray_serve_cai.plan.model import ModelFacts, ModelPlan, NodeRoom, Revision, Transport, plan_model
+from ray_serve_cai.plan.model import (
+    ModelFacts,
+    ModelPlan,
+    NodeRoom,
+    Revision,
+    Transport,
+    plan_model,
+)
 from ray_serve_cai.serving.applications import (
     application_status,
     delete_application,
@@ -113,9 +120,7 @@ class Deployer:
             start_application(plan, self._job(document, record, 1800))
         return plan
 
-    def _wait(
-        self, document: Document, plan: ModelPlan, report: Report, deadline: float
-    ) -> None:
+    def _wait(self, document: Document, plan: ModelPlan, report: Report, deadline: float) -> None:
         gateway = find_gateway(self._record.name)
         report("scheduling", f"{plan.replicas} replicas")
 

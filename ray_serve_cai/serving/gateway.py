@@ -69,20 +69,25 @@ class Gateway:
         self._folder = Path(config.folder)
         self._manifest = ""
         self._stopped = False
+        self._starting = asyncio.Lock()
+        self._restored: dict[str, str] = {}
+        self._born = time.monotonic()
 
     async def start(self) -> str:
         """Start SMG and return the base URL once it answers.
 
         Raises `ClusterError` (CAI-GATEWAY-001) with SMG's last words when it does not.
         """
-        if not self._tasks:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if not (self._folder / "workers.json").exists():
+        async with self._starting:
+            if not self._tasks:
+                self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._restored = _read_manifest(self._folder / "workers.json")
                 self._write_manifest()
-            await self._spawn()
-            self._tasks = [asyncio.create_task(self._keep_alive())]
-            self._tasks.append(asyncio.create_task(self._expire()))
-        await self._wait_until_up()
+                await self._spawn()
+                self._tasks = [asyncio.create_task(self._keep_alive())]
+                self._tasks.append(asyncio.create_task(self._expire()))
+                self._tasks.append(asyncio.create_task(asyncio.to_thread(_start_serve)))
+            await self._wait_until_up()
         return self.url()
 
     def url(self) -> str:
@@ -95,12 +100,16 @@ class Gateway:
 
     async def report(self, row: ReplicaRow) -> None:
         """A replica says how it is."""
+        if not self._tasks and not self._stopped:
+            # Ray has started this actor anew after a crash, and nobody else will call `start`.
+            await self.start()
         self._rows[row.replica_id] = row
         self._seen[row.replica_id] = time.monotonic()
         self._write_manifest()
 
     async def leave(self, replica_id: str) -> None:
         """A replica is about to stop: send it no further requests."""
+        self._restored.pop(replica_id, None)
         self._rows.pop(replica_id, None)
         self._seen.pop(replica_id, None)
         self._write_manifest()
@@ -148,7 +157,7 @@ class Gateway:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
-                process_group=0,
+                start_new_session=True,
             )
         assert self._process.stdin is not None
         order = {**asdict(self._config), "manifest": str(self._folder / "workers.json")}
@@ -186,18 +195,25 @@ class Gateway:
                 if now - seen > FORGET_SECONDS:
                     await self.leave(replica_id)
 
-    def _live(self) -> list[ReplicaRow]:
+    def _workers(self) -> dict[str, str]:
+        """Replica ids to endpoints: those heard of lately, and for the length of a lease those
+        that an earlier life of this actor knew."""
         now = time.monotonic()
-        return [
-            row
+        known = dict(self._restored) if now - self._born < LEASE_SECONDS else {}
+        live = {
+            row.replica_id: row.endpoint
             for row in self._rows.values()
             if row.endpoint and row.phase == "ready"
             if now - self._seen[row.replica_id] < LEASE_SECONDS
-        ]
+        }
+        for replica_id in self._rows:
+            known.pop(replica_id, None)
+        return known | live
 
     def _write_manifest(self) -> None:
-        workers = [{"id": row.replica_id, "url": row.endpoint} for row in self._live()]
-        text = json.dumps({"version": 1, "workers": sorted(workers, key=lambda row: row["id"])})
+        rows = sorted(self._workers().items())
+        workers = [{"id": replica_id, "url": endpoint} for replica_id, endpoint in rows]
+        text = json.dumps({"version": 1, "workers": workers})
         if self._stopped or text == self._manifest:
             return
         path = self._folder / "workers.json"
@@ -218,6 +234,19 @@ class Gateway:
 
     def _client(self) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {self._config.internal_key}"}
-        return httpx.AsyncClient(
-            base_url=self.url(), headers=headers, timeout=5, trust_env=False
-        )
+        return httpx.AsyncClient(base_url=self.url(), headers=headers, timeout=5, trust_env=False)
+
+
+def _start_serve() -> None:
+    """Serve's controller takes seconds to start; here it costs nobody's waiting time."""
+    from ray import serve
+
+    serve.start(proxy_location="Disabled")
+
+
+def _read_manifest(path: Path) -> dict[str, str]:
+    try:
+        workers = json.loads(path.read_text())["workers"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return {}
+    return {worker["id"]: worker["url"] for worker in workers}

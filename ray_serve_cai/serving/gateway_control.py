@@ -42,7 +42,9 @@ def start_gateway(spec: ClusterSpec, state: ClusterState, record: ClusterRecord)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except (ray.exceptions.RayError, TimeoutError) as error:
-        raise ClusterError("CAI-GATEWAY-001", f"the gateway actor did not start: {error}") from error
+        raise ClusterError(
+            "CAI-GATEWAY-001", f"the gateway actor did not start: {error}"
+        ) from error
 
 
 def find_gateway(cluster: str) -> Any:

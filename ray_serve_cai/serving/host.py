@@ -20,11 +20,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ray_serve_cai.cluster.ports import free_port
 from ray_serve_cai.engines.base import EngineConfig, Listen, LLMEngine
 from ray_serve_cai.engines.registry import get_registry
 from ray_serve_cai.errors import CaiError
 from ray_serve_cai.serving.job import Pulse, ReplicaJob
-from ray_serve_cai.cluster.ports import free_port
 from ray_serve_cai.storage.source import fetch
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Host:
         _watch_stdin(asyncio.get_running_loop(), self._stop)
         try:
             config = await self._start()
-        except Exception as error:  # noqa: BLE001 - engines and user code may raise anything
+        except Exception as error:
             log.exception("the engine did not start")
             self._send("failed", **_described(error))
             await self._cleanup()
@@ -126,7 +126,7 @@ class Host:
                 while (load := await self._engine.load()) and load.running + load.waiting:
                     await asyncio.sleep(0.2)
                 await self._engine.drain()
-        except Exception:  # noqa: BLE001 - a failed drain must not stop the shutdown
+        except Exception:
             log.exception("draining failed; shutting down all the same")
 
     async def _cleanup(self) -> None:

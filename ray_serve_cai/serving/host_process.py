@@ -47,7 +47,7 @@ class HostProcess:
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
                 pass_fds=(write_end,),
-                process_group=0,
+                start_new_session=True,
                 env=_environment(job),
             )
         os.close(write_end)

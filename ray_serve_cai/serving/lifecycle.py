@@ -17,7 +17,12 @@ from ray_serve_cai.cluster.launcher import (
     observed_plan,
 )
 from ray_serve_cai.cluster.ports import is_taken
-from ray_serve_cai.cluster.ray_session import alive_nodes, connected, gcs_address
+from ray_serve_cai.cluster.ray_session import (
+    alive_nodes,
+    connected,
+    default_token_exists,
+    gcs_address,
+)
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
 from ray_serve_cai.errors import CaiError, ClusterError
 from ray_serve_cai.plan.cluster import ClusterPlan
@@ -96,7 +101,7 @@ def session(state: ClusterState, record: ClusterRecord, patience: float = 0.0) -
     """Connected to the cluster's Ray; CAI-CLUSTER-009 when its head is gone."""
     if not record.ray_address:
         raise ClusterError("CAI-CLUSTER-009", f'cluster "{record.name}" has no running head')
-    token = state.token_path if _has_token(record, state) else None
+    token = _token_path(record, state)
     try:
         with connected(
             record.ray_address,
@@ -171,7 +176,7 @@ class _Upping:
         self._state.save(record)
 
     def _connected(self, record: ClusterRecord, patience: float) -> Any:
-        token = self._state.token_path if _has_token(record, self._state) else None
+        token = _token_path(record, self._state)
         return connected(
             record.ray_address,
             namespace=namespace(record.name),
@@ -217,12 +222,17 @@ class _Upping:
         return provider.address if provider.type == "existing" else ""
 
 
-def _has_token(record: ClusterRecord, state: ClusterState) -> bool:
-    """Ours has the token we made; an existing Ray the one of its spec, if there is one."""
+def _token_path(record: ClusterRecord, state: ClusterState) -> Path | None:
+    """The token to connect with; None leaves it to Ray's own ways to find one.
+
+    Of an existing Ray: the spec's token, else what Ray finds by itself, else any (ours), since a
+    client must show one even to a Ray that asks for none.
+    """
     if record.provider != "existing":
-        return True
-    spec = stored_document(state, record).cluster
-    return spec.provider.type == "existing" and bool(spec.provider.token)
+        return state.token_path
+    provider = stored_document(state, record).cluster.provider
+    given = provider.type == "existing" and provider.token
+    return state.token_path if given or not default_token_exists() else None
 
 
 @contextmanager
@@ -255,5 +265,3 @@ def _provider_of(state: ClusterState) -> tuple[ClusterRecord | None, str]:
     except CaiError:
         return None, "local"
     return record, record.provider if record else "local"
-
-

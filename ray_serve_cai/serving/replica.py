@@ -33,7 +33,10 @@ STOP_SECONDS = 90.0
 class Replica:
     """One replica of one model revision."""
 
-    async def __init__(self, job: dict[str, Any], gateway: str, namespace: str) -> None:
+    # Serve awaits a constructor that is a coroutine.
+    async def __init__(  # type: ignore[misc]
+        self, job: dict[str, Any], gateway: str, namespace: str
+    ) -> None:
         self._job = ReplicaJob.from_json(job)
         self._gateway_name, self._namespace = gateway, namespace
         context = ray.get_runtime_context()

@@ -1,0 +1,278 @@
+"""`cai model`: deploy models on a cluster, look at them, talk to them, remove them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ray_serve_cai.cli import output
+from ray_serve_cai.cli.options import Cluster, DryRun, Duration, Json, NoWait, Set, Timeout, Yes
+from ray_serve_cai.cli.target import target
+from ray_serve_cai.errors import ModelError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
+    from ray_serve_cai.serving.deploy import Deployer
+    from ray_serve_cai.spec import Document
+
+app = typer.Typer(help="Deploy, show, ask and remove models.", no_args_is_help=True)
+
+DEPLOY_TIMEOUT = Duration(1800)
+WAIT_TIMEOUT = Duration(1800)
+POLL_SECONDS = 0.5
+Specs = Annotated[
+    list[Path], typer.Argument(metavar="SPEC...", help="YAML files with `kind: Model`.")
+]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
+
+
+@app.command()
+def plan(specs: Specs, cluster: Cluster = None, set_: Set = None, json: Json = False) -> None:
+    """Print what `deploy` would do, and do nothing."""
+    documents = _documents(specs, set_)
+    with _deployer(cluster) as (_, _, deployer):
+        plans = [deployer.plan(document) for document in documents]
+    _show_plans([each.data() for each in plans], json=json)
+
+
+@app.command()
+def deploy(
+    specs: Specs,
+    cluster: Cluster = None,
+    set_: Set = None,
+    dry_run: DryRun = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = DEPLOY_TIMEOUT,
+    json: Json = False,
+) -> None:
+    """Deploy models and wait until they answer; the endpoint is the last line of stdout."""
+    if dry_run:
+        plan(specs, cluster, set_, json)
+        return
+    documents = _documents(specs, set_)
+    plans = []
+    with _deployer(cluster, "deploy") as (_, record, deployer):
+        # All are planned before the first is touched.
+        planned = [(document, deployer.plan(document)) for document in documents]
+        for document, each in planned:
+            with output.phases(f"model {each.name}", json=json) as report:
+                deployer.deploy(document, each, report=report, timeout=timeout, wait=not no_wait)
+            plans.append(each)
+    endpoint = f"{record.gateway_url}/v1"
+    _show_plans([{**each.data(), "endpoint": endpoint} for each in plans], json=json, talk=True)
+    output.last_line(endpoint, json=json)
+
+
+@app.command("list")
+def list_models(cluster: Cluster = None, json: Json = False) -> None:
+    """List the models of the cluster."""
+    from ray_serve_cai.serving.views import model_rows
+
+    with _session(cluster) as (state, record):
+        rows = model_rows(state, record)
+    _show_models(rows, json=json)
+
+
+@app.command()
+def status(name: Name, cluster: Cluster = None, json: Json = False) -> None:
+    """Show one model and its replicas."""
+    from ray_serve_cai.serving.views import model_row
+
+    with _session(cluster) as (state, record):
+        row = model_row(state, record, name)
+    _show_models([row], json=json)
+    if not json and row["message"]:
+        output.say(row["message"])
+
+
+@app.command()
+def wait(
+    name: Name, cluster: Cluster = None, timeout: Timeout = WAIT_TIMEOUT, json: Json = False
+) -> None:
+    """Return when the model is ready; exit 4 when it is not in time."""
+    from ray_serve_cai.serving.views import model_row
+
+    deadline = time.monotonic() + timeout
+    with _session(cluster) as (state, record), output.phases(f"model {name}", json=json) as report:
+        while (row := model_row(state, record, name))["state"] not in ("ready", "idle"):
+            report(row["state"])
+            if row["state"] == "failed":
+                raise ModelError("CAI-MODEL-002", f'model "{name}": {row["message"]}')
+            if time.monotonic() > deadline:
+                raise ModelError("CAI-CLUSTER-006", f'model "{name}" is {row["state"]}')
+            time.sleep(POLL_SECONDS)
+    if json:
+        _show_models([row], json=True)
+    output.last_line(row["endpoint"], json=json)
+
+
+@app.command()
+def chat(
+    name: Name,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="[PROMPT]", help="One question; without it, a dialogue."),
+    ] = None,
+    cluster: Cluster = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", help="Longest answer.")] = 512,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="0 for the likeliest.")
+    ] = 0.0,
+) -> None:
+    """Ask the model through the gateway, as any OpenAI client would."""
+    from ray_serve_cai.serving.chat import Dialogue, gateway_of
+
+    url, key = gateway_of(target(cluster))
+    dialogue = Dialogue(url, key, name, max_tokens=max_tokens, temperature=temperature)
+    for question in [prompt] if prompt else _questions():
+        for piece in dialogue.ask(question):
+            print(piece, end="", flush=True)
+        print()
+
+
+@app.command()
+def scale(
+    name: Name,
+    replicas: Annotated[int, typer.Argument(metavar="N", min=0, help="Number of replicas.")],
+    cluster: Cluster = None,
+    json: Json = False,
+) -> None:
+    """Change the number of replicas until the next `deploy` of a file, which wins."""
+    with _deployer(cluster, "scale") as (_, _, deployer):
+        done = deployer.scale(name, replicas)
+    _show_plans([done.data()], json=json, talk=True)
+
+
+@app.command()
+def logs(
+    name: Name,
+    cluster: Cluster = None,
+    tail: Annotated[int, typer.Option("--tail", help="Lines of each log; 0 for all.")] = 100,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="DURATION", help="Only lines of this time.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing.")] = False,
+) -> None:
+    """Print the logs of the model's replicas."""
+    from ray_serve_cai.cluster.logs import print_logs
+    from ray_serve_cai.serving.revisions import Revisions
+
+    state = target(cluster)
+    file_name = name.replace("/", "--")
+    pattern = f"model-{file_name}-r*.log"
+    if not any(state.logs.glob(pattern)):
+        Revisions(state).existing(name)
+    seconds = None if since is None else float(Duration(since))
+    print_logs(state.logs, [pattern], tail=tail, since=seconds, follow=follow)
+
+
+@app.command()
+def delete(name: Name, cluster: Cluster = None, yes: Yes = False, json: Json = False) -> None:
+    """Remove the model from the endpoint and stop its replicas in order."""
+    from ray_serve_cai.serving.revisions import Revisions
+
+    state = target(cluster)
+    if Revisions(state).active(name):
+        output.confirm(f'Remove model "{name}" from cluster "{state.name}"?', yes)
+    with _deployer(cluster, "delete") as (_, _, deployer):
+        removed = deployer.delete(name)
+    actions = [{"verb": "delete", "kind": "model", "name": name, "detail": ""}]
+    output.emit({"name": name, "actions": actions if removed else []}, json=json, text=None)
+    if not json:
+        output.say(f"model {name}: removed" if removed else f"model {name}: nothing to remove")
+
+
+@contextmanager
+def _session(cluster: str | None) -> Iterator[tuple[ClusterState, ClusterRecord]]:
+    from ray_serve_cai.serving.lifecycle import session
+
+    state = target(cluster)
+    record = state.existing_record()
+    with session(state, record):
+        yield state, record
+
+
+@contextmanager
+def _deployer(
+    cluster: str | None, purpose: str | None = None
+) -> Iterator[tuple[ClusterState, ClusterRecord, Deployer]]:
+    """Connected, and with the cluster's lock held when something is to change."""
+    from contextlib import nullcontext
+
+    state = target(cluster)
+    with (
+        state.locked(purpose) if purpose else nullcontext(),
+        _session(state.name) as (_, record),
+    ):
+        from ray_serve_cai.serving.deploy import Deployer
+
+        yield state, record, Deployer(state, record)
+
+
+def _documents(specs: list[Path], overrides: list[str] | None) -> list[Document]:
+    from ray_serve_cai.spec import load_files, models
+
+    documents = models(load_files(specs, overrides=overrides or ()))
+    for document in documents:
+        for note in document.notes:
+            output.say(f"note: {note}", style="yellow")
+    return documents
+
+
+def _show_plans(plans: list[dict[str, Any]], *, json: bool, talk: bool = False) -> None:
+    merged = dict(plans[0]) if len(plans) == 1 else {"models": plans}
+    merged["actions"] = [action for each in plans for action in each["actions"]]
+
+    def show(console: Console) -> None:
+        console.print(output.actions_table(merged["actions"]))
+        for each in plans:
+            room = ", ".join(f"{group} holds {n}" for group, n in each["placement"].items())
+            console.print(
+                f"{each['name']}: {each['transport']} ({each['reason']}); {room}", highlight=False
+            )
+
+    if talk and not json:
+        for action in merged["actions"]:
+            output.say(f"{action['verb']} {action['kind']} {action['name']}  {action['detail']}")
+        if not merged["actions"]:
+            output.say("nothing to do")
+    else:
+        output.emit(merged, json=json, text=show)
+    for each in plans:
+        for note in each.get("notes", ()):
+            output.say(f"note: {note}", style="yellow")
+
+
+def _show_models(rows: list[dict[str, Any]], *, json: bool) -> None:
+    columns: dict[str, output.Cell] = {
+        "name": "name",
+        "state": "state",
+        "engine": "engine",
+        "transport": "transport",
+        "ready": lambda row: f"{row['replicas']['ready']}/{row['replicas']['wanted']}",
+        "revision": "revision",
+        "endpoint": "endpoint",
+    }
+    output.emit(
+        {"models": rows}, json=json, text=lambda out: out.print(output.table(rows, columns))
+    )
+
+
+def _questions() -> Iterator[str]:
+    import sys
+
+    while True:
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
