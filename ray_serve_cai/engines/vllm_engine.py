@@ -36,6 +36,8 @@ DEFAULT_ENV = {
     # replica on the machine could not start.
     "SMG_VLLM_SERVICER_KV_EVENTS": "0",
     "SMG_VLLM_SERVICER_DRAIN_SECS": "0",
+    # In GiB, on CPUs only: vLLM would otherwise ask for most of the machine's memory.
+    "VLLM_CPU_KVCACHE_SPACE": "1",
 }
 
 
@@ -104,8 +106,7 @@ class VLLMEngine(LLMEngine):
         while not await front.answers():
             if self._server.done():
                 error = self._server.exception() if not self._server.cancelled() else None
-                cause = f": {error}" if error else "; its log has the reason"
-                raise EngineError("CAI-MODEL-002", f"vLLM ended while starting{cause}") from error
+                raise EngineError("CAI-MODEL-002", str(error or "vLLM ended while starting"))
             await asyncio.sleep(POLL_SECONDS)
 
     def _parse_grpc(self, where: Listen) -> argparse.Namespace:
@@ -167,7 +168,7 @@ async def _serve_grpc(args: argparse.Namespace) -> None:
         await grpc_server.serve_grpc(args)
     except SystemExit as done:
         if done.code:
-            raise EngineError("CAI-MODEL-002", "vLLM's engine ended; its log has why") from done
+            raise EngineError("CAI-MODEL-002", "vLLM's engine ended while starting") from done
 
 
 async def _serve_http(args: argparse.Namespace) -> None:

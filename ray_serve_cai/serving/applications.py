@@ -7,6 +7,7 @@ failed one leaves the old one untouched.
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import Any
 
 from ray import serve
@@ -18,6 +19,9 @@ from ray_serve_cai.serving.gateway import ACTOR_NAME, namespace
 from ray_serve_cai.serving.gateway_control import ask, find_gateway
 from ray_serve_cai.serving.job import ReplicaJob
 from ray_serve_cai.serving.replica import STOP_SECONDS, Replica
+
+# Serve tells each of its steps; the command line has its own words for them.
+logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 HEALTH_PERIOD_SECONDS = 2.0
 HEALTH_TIMEOUT_SECONDS = 30.0

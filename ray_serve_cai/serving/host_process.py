@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -18,6 +19,8 @@ from ray_serve_cai.serving.job import Pulse, ReplicaJob
 
 KILL_SECONDS = 5.0
 TAIL_LINES = 12
+# `(EngineCore pid=7) ERROR 11-21 12:26:18 [core.py:948] ValueError: no room`
+_EXCEPTION = re.compile(r"^\([\w-]+ pid=\d+\) ERROR .*?\] (\w*(?:Error|Exception): .*)$")
 
 
 class HostProcess:
@@ -149,10 +152,12 @@ def _tail(path: str) -> str:
 
 
 def _cause_in_log(path: str) -> str:
-    """The last exception line of an engine subprocess, which never reaches the front's error."""
-    lines = Path(path).read_text(errors="replace").splitlines()
-    found = [line for line in lines if "Error: " in line and "Engine core" not in line]
-    return f"\nlast error in {path}: {found[-1].strip()}" if found else f"\nlog: {path}"
+    """The first exception of the engine's own processes: it never reaches the front's error, and
+    those that follow are mostly its consequences."""
+    for line in Path(path).read_text(errors="replace").splitlines():
+        if found := _EXCEPTION.search(line):
+            return f"\n{found[1]}\nlog: {path}"
+    return f"\nlog: {path}"
 
 
 def _status(status: int) -> str:

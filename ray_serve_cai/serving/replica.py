@@ -49,7 +49,6 @@ class Replica:
             pid=os.getpid(),
         )
         self._host: HostProcess | None = None
-        self._stopping = False
         self._reports = asyncio.create_task(self._report_forever())
         await self._start()
 
@@ -65,9 +64,10 @@ class Replica:
             raise ModelError("CAI-MODEL-002", f"the engine host is silent since {silent:.0f} s")
 
     async def __del__(self) -> None:
-        self._stopping = True
         self._reports.cancel()
-        await self._tell_gateway("leave", self._row.replica_id)
+        if self._row.phase != "failed":
+            # A failure stays on record, for those who wait to see how the deployment goes.
+            await self._tell_gateway("leave", self._row.replica_id)
         if self._host is not None:
             await self._host.stop(STOP_SECONDS)
 
