@@ -127,6 +127,8 @@ def ray_command(plan: NodePlan, address: str, ip: str, temp: str | None) -> list
     if plan.role == "worker":
         return [*command, f"--address={address}", f"--node-ip-address={ip}"]
     command += ["--head", f"--port={address.rsplit(':', 1)[1]}", f"--node-ip-address={ip}"]
+    # Ray's client server cannot be switched off, and its usual port would clash with another head.
+    command.append(f"--ray-client-server-port={free_port('')}")
     command += ["--no-monitor", f"--include-dashboard={str(plan.dashboard).lower()}"]
     return [*command, f"--temp-dir={temp}"] if temp else command
 

@@ -34,9 +34,9 @@ from ray_serve_cai.storage.source import check_folder, local_folder
 
 Report = Callable[..., None]
 
-POLL_SECONDS = 0.1
-# Serve starts a failed replica anew; the second failure of one revision is taken as its answer.
-FAILURES_THAT_COUNT = 1
+POLL_SECONDS = 0.25
+# Serve's own status costs its controller more than the gateway's rows cost the gateway.
+STATUS_SECONDS = 2.0
 
 
 class Deployer:
@@ -46,6 +46,7 @@ class Deployer:
         self._state = state
         self._record = record
         self._revisions = Revisions(state)
+        self._status_due = 0.0
 
     def plan(self, document: Document) -> ModelPlan:
         """What `deploy` of this document would do now; checks all that can be checked before
@@ -127,7 +128,9 @@ class Deployer:
         def ready() -> bool:
             rows = self._rows(plan)
             _raise_failure(rows, plan)
-            self._raise_unschedulable(plan)
+            if time.monotonic() > self._status_due:
+                self._status_due = time.monotonic() + STATUS_SECONDS
+                self._raise_given_up(plan)
             _report_phase(rows, plan, report)
             return sum(row.phase == "ready" for row in rows) >= plan.replicas
 
@@ -185,7 +188,7 @@ class Deployer:
         status = application_status(self._record.name, record.model, record.revision)
         return status is not None and str(status.status) not in ("DEPLOY_FAILED", "NOT_STARTED")
 
-    def _raise_unschedulable(self, plan: ModelPlan) -> None:
+    def _raise_given_up(self, plan: ModelPlan) -> None:
         status = application_status(self._record.name, plan.name, plan.revision)
         if status is not None and str(status.status.value) == "DEPLOY_FAILED":
             raise ModelError("CAI-MODEL-002", status.message or "Serve gave the deployment up")
@@ -296,9 +299,10 @@ def _transports(document: Document) -> dict[Transport, str]:
 
 
 def _raise_failure(rows: list[ReplicaRow], plan: ModelPlan) -> None:
-    failed = [row for row in rows if row.phase == "failed"]
-    if len(failed) >= FAILURES_THAT_COUNT:
-        raise ModelError("CAI-MODEL-002", f'model "{plan.name}": {failed[0].message}')
+    """Serve would start the replica again; what failed once, at the first start, fails again."""
+    for row in rows:
+        if row.phase == "failed":
+            raise ModelError("CAI-MODEL-002", f'model "{plan.name}": {row.message}')
 
 
 def _report_phase(rows: list[ReplicaRow], plan: ModelPlan, report: Report) -> None:

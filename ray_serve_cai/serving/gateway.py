@@ -121,7 +121,13 @@ class Gateway:
                 await self.leave(row.replica_id)
 
     async def replicas(self) -> list[ReplicaRow]:
-        return list(self._rows.values())
+        """Replicas heard of lately, and those that said they failed."""
+        now = time.monotonic()
+        return [
+            row
+            for row in self._rows.values()
+            if row.phase == "failed" or now - self._seen[row.replica_id] < LEASE_SECONDS
+        ]
 
     async def routed(self, endpoints: list[str]) -> bool:
         """Whether SMG has taken all of `endpoints` into its routing."""

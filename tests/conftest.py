@@ -1,0 +1,76 @@
+"""What all tests share: homes of their own, the marker `root`, and real clusters."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import Cai, Cluster, short_folder
+
+# Variables of the person who runs the tests that would steer `cai`, Ray or a client.
+FOREIGN = ("CAI_CLUSTER", "CAI_API_KEY", "CAI_NODE_IP", "CDSW_IP_ADDRESS", "CDSW_APP_PORT")
+FOREIGN_RAY = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = _missing_for_root()
+    if missing:
+        for item in items:
+            if item.get_closest_marker("root"):
+                item.add_marker(pytest.mark.skip(reason=missing))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Iterator[None]:
+    """Where CI=1 promises everything a test needs, a skip for a missing means is a failure."""
+    report = yield
+    if report.skipped and item.get_closest_marker("root") and os.environ.get("CAI_CI") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"skipped where CAI_CI=1 promises root and ip: {_missing_for_root()}"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _own_homes(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path_factory.mktemp("home")
+    for name in (*FOREIGN, *FOREIGN_RAY):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("CAI_HOME", str(home / "cai"))
+    monkeypatch.setenv("CAI_CACHE", str(home / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def short_home() -> Iterator[Path]:
+    """A folder with a short path, for clusters; it goes with its processes."""
+    with short_folder() as folder:
+        yield folder
+
+
+@pytest.fixture
+def cai(short_home: Path) -> Iterator[Cai]:
+    """Runs the real command with homes of its own; nothing that it started outlives the test."""
+    command = Cai(short_home)
+    yield command
+    command.end_everything()
+
+
+@pytest.fixture(scope="module")
+def echo_cluster() -> Iterator[Cluster]:
+    """A real local cluster without models, taken down at the end without a trace but logs."""
+    with short_folder() as folder:
+        cluster = Cluster.up(Cai(folder), "echoes")
+        yield cluster
+        cluster.down_without_trace()
+
+
+def _missing_for_root() -> str | None:
+    if os.geteuid() != 0:
+        return "needs root"
+    return None if shutil.which("ip") else "needs the program ip"

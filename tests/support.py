@@ -1,0 +1,231 @@
+"""The real `cai` as a process, the clusters it makes, and waiting without sleeping blindly."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import yaml
+
+from ray_serve_cai.providers.processes import FOLDER_MARK, NODE_MARK, kill_marked, marked
+
+T = TypeVar("T")
+POLL_SECONDS = 0.1
+COMMAND_SECONDS = 150.0
+
+
+def until(condition: Callable[[], T], seconds: float, what: str) -> T:
+    """The first true value of `condition`; fails the test when it does not come in time."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(POLL_SECONDS)
+    return found
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """In /tmp, since Ray puts Unix sockets in its folders and their paths end at 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="cai", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class Cai:
+    """Runs `cai` with everything that it writes below `folder`."""
+
+    folder: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "h"
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("RAY_", "CAI_", "CDSW_")) or name == "CAI_CI"
+        }
+        own = {
+            "HOME": str(self.folder / "u"),
+            "CAI_HOME": str(self.home),
+            "CAI_CACHE": str(self.folder / "cache"),
+            "HF_HUB_OFFLINE": "1",
+        }
+        return {**kept, **own, **self.env, **(extra or {})}
+
+    def start(self, *words: str | Path, **options: Any) -> subprocess.Popen[str]:
+        """The command as a process of its own session, to be waited for or killed."""
+        (self.folder / "u").mkdir(exist_ok=True)
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        return subprocess.Popen(
+            [sys.executable, "-m", "ray_serve_cai", *map(str, words)],
+            stdin=subprocess.DEVNULL,
+            text=True,
+            cwd=self.folder,
+            start_new_session=True,
+            env=self.environment(options.pop("env", None)),
+            **options,
+        )
+
+    def __call__(
+        self,
+        *words: str | Path,
+        env: Mapping[str, str] | None = None,
+        timeout: float = COMMAND_SECONDS,
+    ) -> subprocess.CompletedProcess[str]:
+        process = self.start(*words, env=env)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            raise AssertionError(f"cai {words} ran past {timeout} s\n{out}\n{err}") from None
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+    def ok(self, *words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+        done = self(*words, **options)
+        assert done.returncode == 0, f"cai {words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *words: str | Path, **options: Any) -> dict[str, Any]:
+        """The one object that the command prints with --json."""
+        done = self.ok(*words, "--json", **options)
+        data: dict[str, Any] = json.loads(done.stdout)
+        assert data["schema"] == "cai/v1"
+        return data
+
+    def write(self, name: str, *documents: Mapping[str, Any]) -> Path:
+        path = self.folder / name
+        path.write_text(yaml.safe_dump_all(documents, sort_keys=False))
+        return path
+
+    def state(self, cluster: str) -> Path:
+        return self.home / "clusters" / cluster
+
+    def end_everything(self) -> None:
+        """Kill what a failed test left, by the mark in its environment."""
+        for path in (self.home / "clusters").glob("*"):
+            kill_marked(path)
+        for path in Path(tempfile.gettempdir()).glob(f"cai-{os.getuid()}-*"):
+            if not any(_uses(process, path) for process in psutil.process_iter()):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _uses(process: psutil.Process, path: Path) -> bool:
+    try:
+        return process.environ().get("CAI_RAY_TEMP") == str(path)
+    except (psutil.Error, OSError):
+        return False
+
+
+def cluster_spec(name: str, **keys: Any) -> dict[str, Any]:
+    """A small local cluster on free ports."""
+    spec = {
+        "kind": "Cluster",
+        "name": name,
+        "head": {"cpu": 4, "memory": "1Gi"},
+        "ray": {"port": "auto", "object_store_memory": "100Mi"},
+        "gateway": {"port": "auto"},
+    }
+    return spec | keys
+
+
+def echo_spec(name: str, **keys: Any) -> dict[str, Any]:
+    """A model that answers with its own prompt."""
+    return {
+        "kind": "Model",
+        "name": name,
+        "source": "builtin:demo",
+        "engine": {"type": "echo"},
+        "resources": {"cpu": 1},
+    } | keys
+
+
+@dataclass
+class Cluster:
+    """A cluster that is up."""
+
+    cai: Cai
+    name: str
+    spec: Path
+    url: str
+    key: str | None = None
+
+    @classmethod
+    def up(cls, cai: Cai, name: str, key: str | None = None, **keys: Any) -> Cluster:
+        spec = cai.write(f"{name}.yaml", cluster_spec(name, **keys))
+        done = cai.ok("cluster", "up", spec)
+        return cls(cai, name, spec, done.stdout.strip().splitlines()[-1], key)
+
+    @property
+    def folder(self) -> Path:
+        return self.cai.state(self.name)
+
+    def deploy(self, name: str, **keys: Any) -> subprocess.CompletedProcess[str]:
+        spec = self.cai.write(f"model-{name}.yaml", echo_spec(name, **keys))
+        return self.cai("model", "deploy", spec, "--cluster", self.name)
+
+    def deploy_ok(self, name: str, **keys: Any) -> None:
+        done = self.deploy(name, **keys)
+        assert done.returncode == 0, done.stderr
+
+    def model(self, name: str) -> dict[str, Any]:
+        found = self.cai.json("model", "status", name, "--cluster", self.name)
+        row: dict[str, Any] = found["models"][0]
+        return row
+
+    def delete(self, name: str) -> None:
+        self.cai.ok("model", "delete", name, "--cluster", self.name, "--yes")
+
+    def client(self, key: str | None = None) -> Any:
+        from openai import OpenAI
+
+        return OpenAI(
+            base_url=f"{self.url}/v1", api_key=key or self.key or "none", max_retries=0, timeout=60
+        )
+
+    def processes(self, node: str | None = None) -> list[psutil.Process]:
+        return list(marked(self.folder, node))
+
+    def commands(self, *words: str) -> list[psutil.Process]:
+        """The cluster's processes whose command line holds all of `words`."""
+        return [p for p in self.processes() if all(word in command_line(p) for word in words)]
+
+    def node_states(self) -> dict[str, str]:
+        status = self.cai.json("cluster", "status", self.name)
+        return {node["id"]: node["state"] for node in status["nodes"]}
+
+    def down_without_trace(self) -> None:
+        record = json.loads((self.folder / "cluster.json").read_text())
+        self.cai.ok("cluster", "down", self.name, "--yes")
+        assert self.processes() == []
+        assert {path.name for path in self.folder.iterdir()} == {"logs"}
+        assert not Path(record["temp_folder"]).exists()
+
+
+def command_line(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def marks_of(process: psutil.Process) -> tuple[str | None, str | None]:
+    environment = process.environ()
+    return environment.get(FOLDER_MARK), environment.get(NODE_MARK)
