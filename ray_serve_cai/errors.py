@@ -37,7 +37,7 @@ CATALOGUE: dict[str, ErrorInfo] = {
     ),
     "CAI-SPEC-002": ErrorInfo(
         "The file is not YAML",
-        "The text does not parse: tabs for indentation, an unclosed quote or bracket, a key given twice.",
+        "The text does not parse: tabs, an unclosed quote or bracket, a key given twice.",
         "Mend the line and column that the message names.",
         USAGE,
     ),
@@ -67,7 +67,7 @@ CATALOGUE: dict[str, ErrorInfo] = {
     ),
     "CAI-SPEC-007": ErrorInfo(
         "No document of the wanted kind",
-        "`cluster` commands need a file with `kind: Cluster`, `model` commands one with `kind: Model`.",
+        "`cluster` commands need a `kind: Cluster` document, `model` commands a `kind: Model`.",
         "Pass the other file, or add the document.",
         USAGE,
     ),
@@ -79,7 +79,7 @@ CATALOGUE: dict[str, ErrorInfo] = {
     ),
     "CAI-SPEC-009": ErrorInfo(
         "A Ray Serve LLM setting that cannot be mapped",
-        "The file is a Ray Serve LLM configuration and uses a setting that has no counterpart here.",
+        "The Ray Serve LLM configuration uses a setting that has no counterpart here.",
         "Remove the setting, or write the model as `kind: Model`; docs/specs.md has the table.",
         USAGE,
     ),
@@ -133,7 +133,7 @@ CATALOGUE: dict[str, ErrorInfo] = {
     ),
     "CAI-CLUSTER-005": ErrorInfo(
         "A node did not start",
-        "Ray, or the process that runs it, ended before the node was ready; its last log lines follow.",
+        "Ray ended before the node was ready; its last log lines follow.",
         "Read the lines; `cai cluster logs NAME --node ID` has more.",
         FAILED,
     ),

@@ -100,7 +100,8 @@ class Cai:
 
     def ok(self, *words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         done = self(*words, **options)
-        assert done.returncode == 0, f"cai {words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        said = f"{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, f"cai {words}: {done.returncode}\n{said}"
         return done
 
     def json(self, *words: str | Path, **options: Any) -> dict[str, Any]:
@@ -122,16 +123,9 @@ class Cai:
         """Kill what a failed test left, by the mark in its environment."""
         for path in (self.home / "clusters").glob("*"):
             kill_marked(path)
-        for path in Path(tempfile.gettempdir()).glob(f"cai-{os.getuid()}-*"):
-            if not any(_uses(process, path) for process in psutil.process_iter()):
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _uses(process: psutil.Process, path: Path) -> bool:
-    try:
-        return process.environ().get("CAI_RAY_TEMP") == str(path)
-    except (psutil.Error, OSError):
-        return False
+            record = path / "cluster.json"
+            if record.is_file() and (temp := json.loads(record.read_text())["temp_folder"]):
+                shutil.rmtree(temp, ignore_errors=True)
 
 
 def cluster_spec(name: str, **keys: Any) -> dict[str, Any]:

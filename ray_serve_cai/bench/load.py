@@ -146,5 +146,3 @@ def merged(samples: Sequence[Sample]) -> Sample:
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 2)
-
-

@@ -37,6 +37,8 @@ class Launcher:
     def __init__(self, state: ClusterState, provider: Provider) -> None:
         self.state = state
         self.provider = provider
+        # Ids of the nodes that this launcher started.
+        self.opened: list[str] = []
 
     def facts(self, machine: Machine | None, *, gateway_running: bool) -> ClusterFacts:
         """What is there, for `plan_cluster`."""
@@ -49,10 +51,8 @@ class Launcher:
             machine=machine,
         )
 
-    def launch(self, plan: ClusterPlan, spec: ClusterSpec, record: ClusterRecord) -> list[str]:
-        """Start what the plan creates or replaces and end what it deletes; returns the ids of
-        the nodes that this call opened, also when it raises half-way through `opened`."""
-        opened: list[str] = []
+    def launch(self, plan: ClusterPlan, spec: ClusterSpec, record: ClusterRecord) -> None:
+        """Start what the plan creates or replaces and end what it deletes."""
         surplus = _named(plan, "delete")
         if surplus:
             self.provider.terminate(self.state.folder, surplus)
@@ -62,9 +62,8 @@ class Launcher:
         for node in plan.nodes:
             if node.id in wanted:
                 self.state.forget_node(node.id)
-                opened.append(node.id)
+                self.opened.append(node.id)
                 self.provider.launch(node, self._context(spec, record))
-        return opened
 
     def wait_for_head(self, timeout: float) -> str:
         """The head's Ray address once its port answers."""
@@ -99,11 +98,11 @@ class Launcher:
                 raise ClusterError("CAI-CLUSTER-006", f"not ready in time: {names}")
             time.sleep(2 * POLL_SECONDS)
 
-    def undo(self, opened: Sequence[str], *, whole: bool) -> None:
-        """Remove what a failed `up` opened: these nodes, or the whole cluster if it was new."""
-        if opened:
-            self.provider.terminate(self.state.folder, opened)
-            for node_id in opened:
+    def undo(self, *, whole: bool) -> None:
+        """Remove the nodes that this launcher opened, or the whole cluster if it was new."""
+        if self.opened:
+            self.provider.terminate(self.state.folder, self.opened)
+            for node_id in self.opened:
                 self.state.forget_node(node_id)
         if whole:
             self.remove()
@@ -120,10 +119,9 @@ class Launcher:
         self.state.clear()
 
     def _fail_if_ended(self, node_id: str, row: Mapping[str, Any]) -> None:
-        gone = row.get("state") == "ended" or (
-            row and node_states(self.state, self.provider).get(node_id) == "lost"
-        )
-        if gone:
+        # A node that the provider does not list died before it could write its row.
+        word = node_states(self.state, self.provider).get(node_id, "lost")
+        if row.get("state") == "ended" or word == "lost":
             tail = log_tail(self.state.logs / f"node-{node_id}.log")
             raise ClusterError("CAI-CLUSTER-005", f"node {node_id} ended while starting\n{tail}")
 

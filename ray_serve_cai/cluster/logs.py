@@ -58,7 +58,15 @@ def _late(lines: Sequence[str], limit: datetime) -> Iterator[str]:
     for line in lines:
         if found := _STAMP.search(line[:120]):
             year = found[1] or str(limit.year)
-            stamp = f"{year}-{found[2]}-{found[3]} {found[4]}"
-            late = datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S") >= limit
+            stamp = _parsed(f"{year}-{found[2]}-{found[3]} {found[4]}")
+            late = stamp >= limit if stamp else late
         if late:
             yield line
+
+
+def _parsed(text: str) -> datetime | None:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        # Digits that only look like a date.
+        return None

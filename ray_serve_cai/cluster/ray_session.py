@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import tempfile
 import threading
 import time
@@ -111,6 +112,9 @@ def _bounded_init(address: str, namespace: str) -> None:
             thread.join(_RETRY_SECONDS)
             if "InvalidAuthToken" in messages():
                 raise RuntimeError("InvalidAuthToken")
+    if threading.current_thread() is threading.main_thread():
+        # Ray's native code has put its own handler there, which would end the command at once.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
     if thread.is_alive():
         raise RuntimeError(f"no answer within {INIT_SECONDS:.0f} s")
     if failures:

@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 
 from ray_serve_cai.errors import ClusterError, StateError
 
 LOCK_POLL_SECONDS = 0.1
+T = TypeVar("T")
 
 
 @dataclass
@@ -87,8 +88,7 @@ class ClusterState:
                 self.write_private(self.token_path, secrets.token_urlsafe(48))
 
     def record(self) -> ClusterRecord | None:
-        data = self.read(self.record_path)
-        return None if data is None else ClusterRecord(**data)
+        return self.read_as(ClusterRecord, self.record_path)
 
     def existing_record(self) -> ClusterRecord:
         """The record; raises `ClusterError` (CAI-CLUSTER-001) when there is no such cluster."""
@@ -137,6 +137,14 @@ class ClusterState:
         if self.logs.is_dir() and not any(self.logs.iterdir()):
             self.logs.rmdir()
 
+    def read_as(self, kind: type[T], path: Path) -> T | None:
+        """A file as the dataclass that was written to it; CAI-STATE-002 when it does not fit."""
+        data = self.read(path)
+        try:
+            return None if data is None else kind(**data)
+        except TypeError as error:
+            raise StateError("CAI-STATE-002", f"{path}: of another version: {error}") from error
+
     def read(self, path: Path) -> dict[str, Any] | None:
         """A JSON file's object, or None; raises `StateError` (CAI-STATE-002) when damaged."""
         try:
@@ -147,7 +155,9 @@ class ClusterState:
             raise StateError("CAI-STATE-002", f"{path}: not what cai wrote: {error}") from error
         except OSError as error:
             raise StateError("CAI-STATE-001", f"{path}: {error.strerror}") from error
-        return dict(data)
+        if not isinstance(data, dict):
+            raise StateError("CAI-STATE-002", f"{path}: not what cai wrote")
+        return data
 
     def write(self, path: Path, data: dict[str, Any]) -> None:
         self._replace(path, json.dumps(data, indent=1), 0o600)

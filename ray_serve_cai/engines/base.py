@@ -9,8 +9,8 @@ Life of an engine, in this order:
    After `ctx.cancel()` the stream ends with a `cancelled` terminal within two seconds.
 5. `abort(ctx)`: a hint. What a request holds is released in `generate`'s own `finally`.
 6. `drain()`: once, before `cleanup`; a failure is logged and shutdown goes on.
-7. `cleanup()`: also after a failed `start`, on whatever exists by then; a second call does nothing.
-   Not called when `start` never was.
+7. `cleanup()`: also after a failed `start`, on whatever exists by then; a second call does
+   nothing. Not called when `start` never was.
 """
 
 from __future__ import annotations

@@ -127,6 +127,8 @@ class VLLMEngine(LLMEngine):
 
         args = self._parse(make_arg_parser(FlexibleArgumentParser()), where)
         validate_parsed_serve_args(args)
+        # Set here, so that no key passes through a command line; vLLM masks it where it logs.
+        args.api_key = list(where.api_keys) or None
         return args
 
     def _parse(self, parser: argparse.ArgumentParser, where: Listen) -> argparse.Namespace:
@@ -155,9 +157,6 @@ def _set_environment(where: Listen) -> None:
         os.environ.setdefault(name, value)
     if where.transport == "grpc":
         os.environ.setdefault("SMG_VLLM_SERVICER_IMPL", servicer())
-    if where.api_keys:
-        # In the environment, since vLLM logs its arguments.
-        os.environ["VLLM_API_KEY"] = where.api_keys[0]
 
 
 async def _serve_grpc(args: argparse.Namespace) -> None:

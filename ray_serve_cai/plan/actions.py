@@ -11,7 +11,7 @@ Kind = Literal["cluster", "node", "gateway", "model"]
 
 @dataclass(frozen=True)
 class Action:
-    """One step. `name` is the thing it acts on, `detail` one line of plain text without secrets."""
+    """One step. `name` is the thing acted on, `detail` a line of plain text without secrets."""
 
     verb: Verb
     kind: Kind

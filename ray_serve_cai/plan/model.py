@@ -107,7 +107,7 @@ def plan_model(spec: ModelSpec, facts: ModelFacts) -> ModelPlan:
 
 
 def digest_of(spec: ModelSpec) -> str:
-    """The same for two specs that a replica could not tell apart; the replica count is left out."""
+    """The same for two specs that a replica could not tell apart; the count is left out."""
     data = spec.model_dump(mode="json", exclude={"replicas"})
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 

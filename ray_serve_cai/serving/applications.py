@@ -40,7 +40,7 @@ def start_serve() -> None:
 def start_application(plan: ModelPlan, job: ReplicaJob) -> None:
     """Ask Serve for the revision's replicas and return without waiting for them."""
     start_serve()
-    deployment = Replica.options(
+    deployment = serve.deployment(Replica).options(
         num_replicas=plan.replicas,
         ray_actor_options=_actor_options(plan),
         health_check_period_s=HEALTH_PERIOD_SECONDS,

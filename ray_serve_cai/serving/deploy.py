@@ -224,13 +224,19 @@ class Deployer:
             transport=record.transport,
             env=dict(spec.env),
             log_folder=str(self._state.logs),
-            api_keys=(self._state.internal_key(),) if self._keys() else (),
+            api_keys=self._worker_keys(),
             memory=spec.resources.memory,
             cpu=spec.resources.cpu,
             gpu=spec.resources.gpu,
             start_timeout=timeout,
             project=str(document.project),
         )
+
+    def _worker_keys(self) -> tuple[str, ...]:
+        """What an HTTP replica must accept: the gateway's own key for its questions, and the
+        clients' keys, which the gateway hands on with their requests."""
+        keys = self._keys()
+        return (self._state.internal_key(), *keys) if keys else ()
 
     def _keys(self) -> tuple[str, ...]:
         from ray_serve_cai.serving.lifecycle import stored_document

@@ -95,7 +95,7 @@ class Gateway:
         return f"http://{host}:{self._config.port}"
 
     async def listen_host(self, node_address: str) -> str:
-        """Where a replica on `node_address` must listen for the gateway to reach it, and no more."""
+        """Where a replica on `node_address` must listen for the gateway to reach it."""
         return "127.0.0.1" if node_address == ray.util.get_node_ip_address() else node_address
 
     async def report(self, row: ReplicaRow) -> None:

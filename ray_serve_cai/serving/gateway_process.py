@@ -42,6 +42,8 @@ def router_args(order: dict[str, Any]) -> Any:
         max_concurrent_requests=order["max_concurrent"],
         health_check_interval_secs=HEALTH_SECONDS,
         shutdown_grace_period_secs=SHUTDOWN_GRACE_SECONDS,
+        # With `api_key` alone every client would need that one key.
+        api_key=order["internal_key"] if tenants else None,
         tenant_api_keys=tenants,
         control_plane_api_keys=(
             [("cai", "cai", order["internal_key"], "admin")] if tenants else []

@@ -1,4 +1,4 @@
-"""What a replica must run, as plain data: it crosses from the launcher to Serve and to the host."""
+"""What a replica must run, as plain data: it crosses from launcher to Serve to host."""
 
 from __future__ import annotations
 

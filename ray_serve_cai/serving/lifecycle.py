@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from ray_serve_cai.cluster.launcher import (
     Launcher,
@@ -133,7 +134,6 @@ class _Upping:
         self._state, self._plan, self._report = state, plan, report
         self._launcher = Launcher(state, get_provider(self._spec.provider.type))
         self._before = state.record()
-        self._opened: list[str] = []
 
     def run(self, timeout: float, *, wait: bool, keep: bool) -> Up:
         deadline = time.monotonic() + timeout
@@ -145,7 +145,7 @@ class _Upping:
             self._write_given_token()
             self._state.save(record)
             self._report("starting", ", ".join(a.name for a in self._plan.actions) or "changes")
-            self._opened = self._launcher.launch(self._plan, self._spec, record)
+            self._launcher.launch(self._plan, self._spec, record)
             if wait:
                 self._finish(record, deadline)
         except BaseException:
@@ -191,8 +191,11 @@ class _Upping:
             record = self._state.record()
             if record is not None and record.ray_address:
                 _stop_serving(record, self._state)
-        with contextlib.suppress(ClusterError):
-            self._launcher.undo(self._opened, whole=whole)
+        try:
+            self._launcher.undo(whole=whole)
+        except (CaiError, OSError, psutil.Error) as error:
+            # What made `up` fail is what the user must see.
+            self._report("undoing", f"not all could be removed: {error}")
         if not whole and self._before is not None:
             self._state.save(self._before)
 

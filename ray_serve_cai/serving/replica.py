@@ -15,7 +15,6 @@ import uuid
 from typing import Any
 
 import ray
-from ray import serve
 
 from ray_serve_cai.errors import ModelError
 from ray_serve_cai.serving.host_process import HostProcess
@@ -29,7 +28,6 @@ SILENCE_SECONDS = 30.0
 STOP_SECONDS = 90.0
 
 
-@serve.deployment
 class Replica:
     """One replica of one model revision."""
 

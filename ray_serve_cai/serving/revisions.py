@@ -46,8 +46,8 @@ class Revisions:
     def of(self, model: str) -> list[RevisionRecord]:
         """All revisions, oldest first."""
         files = (self._folder / _file_name(model)).glob("*.json")
-        found = [RevisionRecord(**(self._state.read(path) or {})) for path in files]
-        return sorted(found, key=lambda record: record.revision)
+        found = [self._state.read_as(RevisionRecord, path) for path in files]
+        return sorted(filter(None, found), key=lambda record: record.revision)
 
     def active(self, model: str) -> RevisionRecord | None:
         """The revision that serves."""

@@ -34,13 +34,13 @@ def scale_cluster(
         spec = _scaled(stored_document(state, record).cluster, wanted)
         facts = launcher.facts(launcher.provider.machine(), gateway_running=True)
         plan = plan_cluster(spec, facts)
-        opened = launcher.launch(plan, spec, record)
         deadline = time.monotonic() + timeout
         try:
+            launcher.launch(plan, spec, record)
             with session(state, record):
                 launcher.wait_for_nodes(plan.nodes, alive_nodes, deadline, report)
         except BaseException:
-            launcher.undo(opened, whole=False)
+            launcher.undo(whole=False)
             raise
         record.scaled = wanted
         state.save(record)

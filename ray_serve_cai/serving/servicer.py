@@ -55,7 +55,7 @@ SERVER_OPTIONS = (
 async def serve_engine(
     engine: LLMEngine, config: EngineConfig, model_path: Path, host: str, port: int
 ) -> grpc.aio.Server:
-    """Start a gRPC server for `engine` on host:port and return it; stop it with `server.stop()`."""
+    """Start a gRPC server for `engine` on host:port; stop it with `server.stop()`."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
     pb_grpc.add_VllmEngineServicer_to_server(_Servicer(engine, config, model_path), server)
     checks = health.aio.HealthServicer()

@@ -21,7 +21,7 @@ _PHASES = ("scheduling", "downloading", "loading")
 
 
 def cluster_list() -> list[dict[str, Any]]:
-    """One row a cluster, from the state folder, the processes and the gateway; Ray is not asked."""
+    """One row a cluster, from state folder, processes and gateway; Ray is not asked."""
     return [_cluster_row(state) for state in all_clusters()]
 
 

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ray_serve_cai.errors import PlanError
+from ray_serve_cai.plan.model import (
+    ModelFacts,
+    ModelPlan,
+    NodeRoom,
+    Revision,
+    digest_of,
+    plan_model,
+)
+from ray_serve_cai.spec import ModelSpec
+
+GI = 2**30
+
+
+def model(**keys: Any) -> ModelSpec:
+    base = {"kind": "Model", "name": "chat", "source": "org/chat", "resources": {"cpu": 2}}
+    return ModelSpec.model_validate(base | keys)
+
+
+def room(name: str = "head", cpu: float = 4, free: float | None = None, gpu: int = 0) -> NodeRoom:
+    free = cpu if free is None else free
+    group = name.rsplit("-", 1)[0]
+    return NodeRoom(name, group, cpu, gpu, 8 * GI, free, gpu, 8 * GI)
+
+
+def plan(spec: ModelSpec, *nodes: NodeRoom, **facts: Any) -> ModelPlan:
+    return plan_model(spec, ModelFacts(nodes, {"grpc": "fastest"}, **facts))
+
+
+def serving(spec: ModelSpec, replicas: int = 1) -> dict[str, Any]:
+    return {"current": Revision(3, digest_of(spec), replicas), "next_revision": 4}
+
+
+def test_new_model() -> None:
+    found = plan(model(), room())
+    assert (found.strategy, found.revision, found.placement) == ("start", 1, {"head": 2})
+    (action,) = found.actions
+    assert (action.verb, action.kind, action.name) == ("create", "model", "chat")
+
+
+def test_placement_is_by_group() -> None:
+    nodes = room(cpu=1), room("gpu-0", gpu=1), room("gpu-1", gpu=1)
+    found = plan(model(resources={"cpu": 1, "gpu": 1}, replicas=2), *nodes)
+    assert found.placement == {"gpu": 2}
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"resources": {"gpu": 2}}, "needs 2 GPU on one node; largest node has 1"),
+        ({"resources": {"cpu": 6}}, "needs 6 CPU on one node; largest node has 4"),
+        (
+            {"resources": {"cpu": 1, "memory": "9Gi"}},
+            "needs 9Gi of memory on one node; largest node has 8Gi",
+        ),
+        ({"replicas": 3}, "3 replicas of 2 CPU; the nodes hold 2"),
+        (
+            {"resources": {"cpu": 1, "gpu": 1}, "replicas": 2},
+            "2 replicas of 1 CPU and 1 GPU; the nodes hold 1",
+        ),
+    ],
+)
+def test_does_not_fit(keys: dict[str, Any], text: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        plan(model(**keys), room(gpu=1))
+    assert caught.value.code == "CAI-PLAN-001"
+    assert caught.value.message == f'model "chat": {text}'
+
+
+def test_no_nodes() -> None:
+    with pytest.raises(PlanError, match="the cluster has no nodes"):
+        plan(model())
+
+
+def test_resources_of_two_nodes_do_not_add_up() -> None:
+    with pytest.raises(PlanError, match="largest node has 4"):
+        plan(model(resources={"cpu": 6}), room("a-0"), room("a-1"))
+
+
+def test_model_without_replicas_needs_no_room() -> None:
+    assert plan(model(replicas=0), room(cpu=1)).replicas == 0
+
+
+class TestWhatServesAlready:
+    def test_unchanged(self) -> None:
+        found = plan(model(), room(), **serving(model()))
+        assert (found.strategy, found.actions, found.revision) == ("none", (), 3)
+
+    def test_unchanged_but_sick(self) -> None:
+        found = plan(model(), room(), healthy=False, **serving(model()))
+        assert (found.strategy, found.revision) == ("beside", 4)
+
+    def test_other_count_only(self) -> None:
+        found = plan(model(replicas=2), room(), **serving(model()))
+        assert (found.strategy, found.revision) == ("scale", 3)
+        assert found.actions[0].detail == "1 to 2 replicas"
+
+    def test_changed_with_room_for_both(self) -> None:
+        found = plan(model(env={"A": "1"}), room(free=2), **serving(model()))
+        assert (found.strategy, found.revision) == ("beside", 4)
+        assert "no request is lost" in found.actions[0].detail
+
+    def test_changed_without_room_for_both(self) -> None:
+        found = plan(model(env={"A": "1"}), room(free=1), **serving(model()))
+        assert found.strategy == "stop-then-start"
+        assert "the model is away meanwhile" in found.actions[0].detail
+
+
+@pytest.mark.parametrize(("least", "count"), [(0, 1), (1, 1), (2, 2)])
+def test_range_runs_its_least(least: int, count: int) -> None:
+    found = plan(model(replicas={"min": least, "max": 4}), room())
+    assert found.replicas == count
+    assert "autoscaling is not in this version" in found.notes[0]
+
+
+def test_first_transport_is_taken_with_its_reason() -> None:
+    found = plan_model(model(), ModelFacts([room()], {"http": "because", "grpc": "never"}))
+    assert (found.transport, found.reason) == ("http", "because")
+
+
+def test_digest_leaves_out_the_count_alone() -> None:
+    assert digest_of(model(replicas=2)) == digest_of(model())
+    assert digest_of(model(env={"A": "1"})) != digest_of(model())
+
+
+def test_plan_is_json() -> None:
+    data = json.loads(json.dumps(plan(model(), room()).data()))
+    assert data["actions"][0]["verb"] == "create"
+    assert "digest" not in data
