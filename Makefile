@@ -19,8 +19,8 @@ SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	$$name -c "$(SUITABLE)" 2>/dev/null && echo $$name && break; done)
 
-# Of the demo's gateway: `make demo GATEWAY_PORT=auto` when 8000 is taken.
-GATEWAY_PORT ?= 8000
+# Of the demo's gateway, in place of the spec's 8000: `make demo GATEWAY_PORT=auto`.
+GATEWAY_PORT ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -35,22 +35,18 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)
-	@$(CAI) cluster up cluster_configs/local.yaml --set gateway.port=$(GATEWAY_PORT) >/dev/null
+	@$(CAI) cluster up cluster_configs/local.yaml \
+	  $(if $(GATEWAY_PORT),--set gateway.port=$(GATEWAY_PORT)) >/dev/null
 	endpoint=$$($(CAI) model deploy cluster_configs/models/demo.yaml --cluster demo)
 	answer=$$($(CAI) model chat demo "$(QUESTION)" --cluster demo)
-	cat <<END
-
-	Question:  $(QUESTION)
-	Answer:    $$answer
-
-	The demo model (0.44 M parameters) answers questions about cai, and no others.
-
-	Endpoint:  $$endpoint  (this machine only, no API key)
-	Ask it:    curl $$endpoint/chat/completions -H 'Content-Type: application/json' \\
-	             -d '{"model": "demo", "messages": [{"role": "user", "content": "$(QUESTION)"}]}'
-	      or:  $(CAI) model chat demo --cluster demo
-	Stop it:   make stop
-	END
+	printf '%s\n' "" \
+	  "Question:  $(QUESTION)" \
+	  "Answer:    $$answer" "" \
+	  "The demo model (0.44 M parameters) answers questions about cai, and no others." "" \
+	  "Endpoint:  $$endpoint  (this machine only, no API key)" \
+	  "Ask it:    $(CAI) model chat demo --cluster demo" \
+	  "or:        curl $$endpoint/chat/completions -H 'Content-Type: application/json' -d '{\"model\": \"demo\", \"messages\": [{\"role\": \"user\", \"content\": \"$(QUESTION)\"}]}'" \
+	  "Stop it:   make stop"
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from ray_serve_cai.spec import load_files
+
 ROOT = Path(__file__).resolve().parent.parent
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+YAML = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
+KIND = re.compile(r"^kind:", re.MULTILINE)
 COMMAND = re.compile(r"^\s*(?:\$ )?(make (?:demo|test))\b", re.MULTILINE)
 
 
@@ -62,6 +66,17 @@ def anchors(page: Path) -> set[str]:
 def slug(heading: str) -> str:
     """The anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if YAML.search(page.read_text())], ids=names
+)
+def test_specs_in_the_pages_load(page: Path, tmp_path: Path) -> None:
+    blocks = YAML.findall(page.read_text(encoding="utf-8"))
+    for number, block in enumerate(block for block in blocks if KIND.search(block)):
+        path = tmp_path / f"{page.stem}-{number}.yaml"
+        path.write_text(block, encoding="utf-8")
+        load_files([path], env={"CAI_API_KEY": "some", "HF_TOKEN": "some"})
 
 
 def test_ci_runs_the_commands_of_the_readme() -> None:

@@ -54,6 +54,7 @@ def join(
         cpu=machine.cpus if cpu is None else cpu,
         memory=parse_size(memory) if memory else int(machine.memory * MEMORY_SHARE),
         gpu=len(machine.gpus) if gpu is None else gpu,
+        gpu_ids=machine.gpus if gpu is None else machine.gpus[:gpu],
     )
     with tempfile.TemporaryDirectory(prefix="cai-join-") as folder:
         return _run(plan, address, token, Path(folder), node_ip or own_address())
@@ -66,6 +67,8 @@ def _run(plan: NodePlan, address: str, token: Path, folder: Path, node_ip: str) 
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token.resolve()),
         "RAY_worker_niceness": "0",
+        "CUDA_VISIBLE_DEVICES": ",".join(plan.gpu_ids or ()),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
     ray = subprocess.Popen(ray_command(plan, address, node_ip, None), env=environment)
 

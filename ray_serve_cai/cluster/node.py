@@ -100,7 +100,9 @@ class Agent:
         environment = dict(os.environ)
         environment.pop(PLAN_VARIABLE, None)
         if self._plan.gpu_ids is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._plan.gpu_ids))
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._plan.gpu_ids)
+            # nvidia-smi counts in this order, CUDA by default in another.
+            environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         return environment
 
     def _write(self, state: str) -> None:

@@ -155,6 +155,8 @@ def servicer() -> str:
 def _set_environment(where: Listen) -> None:
     for name, value in DEFAULT_ENV.items():
         os.environ.setdefault(name, value)
+    # vLLM forks on GPUs by default, from a process that has threads by now: the child hangs.
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     if where.transport == "grpc":
         os.environ.setdefault("SMG_VLLM_SERVICER_IMPL", servicer())
 

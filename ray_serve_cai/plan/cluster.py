@@ -22,7 +22,7 @@ class Machine:
 
     cpus: int
     memory: int
-    gpus: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

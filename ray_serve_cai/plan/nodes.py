@@ -26,7 +26,7 @@ class NodePlan:
     cpu: float
     memory: int | None = None
     gpu: int = 0
-    gpu_ids: tuple[int, ...] | None = None
+    gpu_ids: tuple[str, ...] | None = None
     accelerator: str | None = None
     object_store_memory: int | None = None
     port: int = 0

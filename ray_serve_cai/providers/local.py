@@ -11,13 +11,14 @@ from pathlib import Path
 
 import psutil
 
+from ray_serve_cai.errors import ClusterError
 from ray_serve_cai.plan.cluster import Machine
 from ray_serve_cai.plan.nodes import AGENT_MODULE, PLAN_VARIABLE, NodePlan
 from ray_serve_cai.providers.base import LaunchContext, Node, Provider
 from ray_serve_cai.providers.processes import NODE_MARK, kill_marked, marked, marks
 
 STOP_SECONDS = 15.0
-NVIDIA_SECONDS = 10.0
+NVIDIA_SECONDS = 30.0
 
 
 class LocalProvider(Provider):
@@ -79,16 +80,22 @@ def _signal(process: psutil.Process) -> None:
         return
 
 
-def _gpus() -> tuple[int, ...]:
-    """Ids of the NVIDIA GPUs, from the driver's own tool; none without it."""
+def _gpus() -> tuple[str, ...]:
+    """The NVIDIA GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return tuple(name.strip() for name in given.split(",") if name.strip())
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()
     query = [tool, "--query-gpu=index", "--format=csv,noheader"]
-    answer = subprocess.run(
-        query, capture_output=True, text=True, timeout=NVIDIA_SECONDS, check=False
-    )
-    return tuple(int(line) for line in answer.stdout.split() if line.isdigit())
+    try:
+        answer = subprocess.run(
+            query, capture_output=True, text=True, timeout=NVIDIA_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ClusterError("CAI-CLUSTER-005", "nvidia-smi does not answer") from error
+    return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip().isdigit())
 
 
 def _cgroup_limit() -> int | None:

@@ -17,8 +17,9 @@ import sys
 import threading
 import traceback
 from dataclasses import asdict
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ray_serve_cai.cluster.ports import free_port
 from ray_serve_cai.engines.base import EngineConfig, Listen, LLMEngine
@@ -36,21 +37,26 @@ DRAIN_SECONDS = 60.0
 
 def main() -> None:
     events = os.fdopen(int(sys.argv[1]), "w", buffering=1)
-    order = json.loads(sys.stdin.readline())
+    # Unbuffered: whoever forks must not find the lock of a buffer held by the lifeline thread.
+    orders = os.fdopen(0, "rb", buffering=0, closefd=False)
+    order = json.loads(orders.readline())
     job = ReplicaJob.from_json(order["job"])
     os.environ.update(job.env)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    host = Host(job, order["listen_host"], int(order["worker_id"]), events)
+    host = Host(job, order["listen_host"], int(order["worker_id"]), orders, events)
     sys.exit(asyncio.run(host.run()))
 
 
 class Host:
     """Drives one engine from `from_args` to `cleanup`."""
 
-    def __init__(self, job: ReplicaJob, listen_host: str, worker_id: int, events: Any) -> None:
+    def __init__(
+        self, job: ReplicaJob, listen_host: str, worker_id: int, orders: FileIO, events: TextIO
+    ) -> None:
         self._job = job
+        self._orders = orders
         self._listen_host = listen_host
         self._worker_id = worker_id
         self._events = events
@@ -60,7 +66,7 @@ class Host:
 
     async def run(self) -> int:
         """Serve until told to stop; the exit status is 0 after an orderly end."""
-        _watch_stdin(asyncio.get_running_loop(), self._stop)
+        _watch(self._orders, asyncio.get_running_loop(), self._stop)
         try:
             config = await self._start()
         except Exception as error:
@@ -140,11 +146,11 @@ class Host:
         self._events.write(json.dumps({"event": event, **fields}) + "\n")
 
 
-def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+def _watch(orders: FileIO, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     """In a thread of its own, since loading a model can keep the event loop busy for minutes."""
 
     def watch() -> None:
-        for line in sys.stdin:
+        for line in orders:
             if json.loads(line).get("command") == "stop":
                 loop.call_soon_threadsafe(stop.set)
         os.killpg(os.getpgid(0), signal.SIGKILL)

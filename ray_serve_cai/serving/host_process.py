@@ -133,6 +133,9 @@ def _environment(job: ReplicaJob) -> dict[str, str]:
     # vLLM shows its process titles and logs as if on a terminal unless told otherwise.
     environment.setdefault("NO_COLOR", "1")
     environment["PYTHONUNBUFFERED"] = "1"
+    if not job.gpu:
+        # Ray leaves the variable as it is for an actor without GPUs.
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     if job.project:
         path = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{job.project}{os.pathsep}{path}" if path else job.project

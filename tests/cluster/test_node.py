@@ -19,12 +19,9 @@ WORKER = NodePlan("gpu-0", "worker", "gpu", 16, 2**36, 2, (0, 1), "NVIDIA-L4")
 
 class TestCommand:
     def test_head(self) -> None:
-        assert ray_command(HEAD, "10.0.0.1:6379", "10.0.0.1", "/tmp/cai") == [
-            sys.executable,
-            "-m",
-            "ray.scripts.scripts",
-            "start",
-            "--block",
+        command = ray_command(HEAD, "10.0.0.1:6379", "10.0.0.1", "/tmp/cai")
+        assert command[:5] == [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
+        assert set(command[5:]) > {
             "--disable-usage-stats",
             "--labels=cai-node=head",
             "--num-cpus=2",
@@ -34,10 +31,9 @@ class TestCommand:
             "--head",
             "--port=6379",
             "--node-ip-address=10.0.0.1",
-            "--no-monitor",
             "--include-dashboard=false",
             "--temp-dir=/tmp/cai",
-        ]
+        }
 
     def test_worker_joins_the_head(self) -> None:
         command = ray_command(WORKER, "10.0.0.1:6379", "10.0.0.2", "/tmp/cai")

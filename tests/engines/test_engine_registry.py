@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+from ray_serve_cai.engines.echo import EchoEngine
+from ray_serve_cai.engines.registry import (
+    BUILT_IN,
+    EngineInfo,
+    EngineRegistry,
+    get_registry,
+    register_engine,
+)
+from ray_serve_cai.errors import EngineError, SpecError
+
+ECHO = "ray_serve_cai.engines.echo:EchoEngine"
+
+
+@pytest.fixture
+def registry() -> EngineRegistry:
+    made = EngineRegistry()
+    for info in BUILT_IN:
+        made.register(info)
+    return made
+
+
+def test_built_in() -> None:
+    assert {"vllm", "echo"} <= {info.name for info in get_registry().list_engines()}
+
+
+def test_loads(registry: EngineRegistry) -> None:
+    assert registry.get("echo").load() is EchoEngine
+
+
+def test_register_and_unregister(registry: EngineRegistry) -> None:
+    registry.register(EngineInfo("mine", ECHO, "my own"))
+    assert registry.is_registered("mine")
+    assert registry.get("mine").load() is EchoEngine
+    registry.unregister("mine")
+    registry.unregister("mine")
+    assert not registry.is_registered("mine")
+
+
+def test_register_for_the_process() -> None:
+    register_engine(EngineInfo("mine", ECHO, "my own"))
+    try:
+        assert get_registry().get("mine").load() is EchoEngine
+    finally:
+        get_registry().unregister("mine")
+
+
+def test_unknown(registry: EngineRegistry) -> None:
+    with pytest.raises(EngineError) as caught:
+        registry.get("vlm")
+    assert caught.value.code == "CAI-ENGINE-001"
+    assert caught.value.message == (
+        'there is no engine "vlm" (known: echo, vllm); did you mean "vllm"?'
+    )
+
+
+def test_unknown_and_near_to_nothing(registry: EngineRegistry) -> None:
+    with pytest.raises(EngineError, match=r"\(known: echo, vllm\)$"):
+        registry.get("tensorrt")
+
+
+@pytest.mark.parametrize("path", [ECHO, ECHO.replace(":", ".")])
+def test_dotted_path(registry: EngineRegistry, path: str) -> None:
+    assert registry.get(path).load() is EchoEngine
+
+
+def test_dotted_path_to_no_engine(registry: EngineRegistry) -> None:
+    with pytest.raises(EngineError, match="not a subclass of LLMEngine") as caught:
+        registry.get("pathlib.Path").load()
+    assert caught.value.code == "CAI-ENGINE-001"
+
+
+def test_dotted_path_to_nothing(registry: EngineRegistry) -> None:
+    with pytest.raises(SpecError, match='did you mean "EchoEngine"'):
+        registry.get("ray_serve_cai.engines.echo.EchoEngin").load()
+
+
+def test_not_installed(registry: EngineRegistry) -> None:
+    info = EngineInfo("rare", ECHO, "", needs="no_such_package_here", extra="rare")
+    registry.register(info)
+    assert not registry.get("rare").installed
+    with pytest.raises(EngineError, match='needs the package "no_such_package_here"') as caught:
+        registry.get("rare").load()
+    assert caught.value.code == "CAI-ENGINE-002"
+    assert caught.value.hint == 'pip install "ray-serve-cai[rare]"'
