@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import pathlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,11 +26,13 @@ NAMES = st.one_of(
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "shelf").mkdir()
     (tmp_path / "shelf" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path / "shelf"
+    yield tmp_path / "shelf"
+    for name in [name for name in sys.modules if name.split(".")[0] == "shelf"]:
+        del sys.modules[name]
 
 
 def message(path: str) -> str:
@@ -108,7 +113,6 @@ def test_attribute_that_raises(package: Path) -> None:
 
 @given(NAMES)
 def test_any_text(path: str) -> None:
-    try:
-        resolve(path)
-    except SpecError as error:
-        assert error.code == "CAI-SPEC-010"
+    """An object or a `SpecError`; any other exception fails here."""
+    with contextlib.suppress(SpecError):
+        assert resolve(path) is not None

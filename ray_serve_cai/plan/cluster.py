@@ -10,7 +10,7 @@ from ray_serve_cai.errors import ClusterError, PlanError
 from ray_serve_cai.plan.actions import Action
 from ray_serve_cai.plan.nodes import HEAD, NodePlan
 from ray_serve_cai.spec import ClusterSpec
-from ray_serve_cai.spec.base import format_size
+from ray_serve_cai.spec.base import rounded_size
 
 # Ray's own share for its object store is 30 %; what is left over is the system's.
 LOCAL_MEMORY_SHARE = 0.8
@@ -137,8 +137,8 @@ def _check_room(nodes: list[NodePlan], machine: Machine) -> None:
     if memory > machine.memory:
         raise PlanError(
             "CAI-PLAN-003",
-            f"the nodes ask for {format_size(memory)} of memory; "
-            f"this machine has {format_size(machine.memory)}",
+            f"the nodes ask for {rounded_size(memory)} of memory; "
+            f"this machine has {rounded_size(machine.memory)}",
         )
 
 
@@ -189,6 +189,6 @@ def _notes(spec: ClusterSpec, facts: ClusterFacts, nodes: tuple[NodePlan, ...]) 
 
 
 def _described(node: NodePlan) -> str:
-    memory = f", {format_size(node.memory)}" if node.memory else ""
+    memory = f", {rounded_size(node.memory)}" if node.memory else ""
     gpu = f", {node.gpu} GPU" if node.gpu else ""
     return f"{node.cpu:g} CPU{memory}{gpu}"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ray_serve_cai.errors import PlanError
 from ray_serve_cai.plan.actions import Action
 from ray_serve_cai.spec import ModelSpec, ReplicaRange
-from ray_serve_cai.spec.base import format_size
+from ray_serve_cai.spec.base import rounded_size
 
 Transport = Literal["grpc", "http"]
 Strategy = Literal["none", "start", "scale", "beside", "stop-then-start"]
@@ -175,8 +175,8 @@ def _does_not_fit(
     largest = max(r.memory for r in nodes)
     if (need.memory or 0) > largest:
         return (
-            f'model "{spec.name}": needs {format_size(need.memory or 0)} of memory on one node; '
-            f"largest node has {format_size(int(largest))}"
+            f'model "{spec.name}": needs {rounded_size(need.memory or 0)} of memory on one node; '
+            f"largest node has {rounded_size(largest)}"
         )
     room = sum(capacity.values())
     each = f"{need.cpu:g} CPU" + (f" and {need.gpu} GPU" if need.gpu else "")

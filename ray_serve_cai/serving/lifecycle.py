@@ -137,8 +137,8 @@ class _Upping:
 
     def run(self, timeout: float, *, wait: bool, keep: bool) -> Up:
         deadline = time.monotonic() + timeout
+        self._check_ports()
         try:
-            self._check_ports()
             self._state.create()
             record = new_record(self._document, self._before)
             self._state.add_variables(self._document.variables)

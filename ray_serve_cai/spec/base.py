@@ -89,6 +89,14 @@ def format_size(size: int) -> str:
     return min(exact, key=len)
 
 
+def rounded_size(size: float) -> str:
+    """For people: `18.8Gi`, where `format_size` is exact."""
+    for unit, factor in (("Gi", 2**30), ("Mi", 2**20)):
+        if size >= factor:
+            return f"{size / factor:.1f}{unit}"
+    return f"{size:.0f}"
+
+
 def parse_duration(value: object) -> float:
     """Seconds of `30s`, `5m`, `1h30m`, `500ms` or a plain number of seconds; not negative."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
