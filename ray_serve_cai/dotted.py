@@ -54,7 +54,7 @@ def _import(path: str, name: str) -> ModuleType:
         raise SpecError(
             _CODE, f'"{path}": importing "{name}" failed: no module "{missing}"'
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SpecError(
             _CODE, f'"{path}": importing "{name}" failed: {type(error).__name__}: {error}'
         ) from error
@@ -63,10 +63,14 @@ def _import(path: str, name: str) -> ModuleType:
 def _attribute(module: ModuleType, names: list[str], path: str) -> object:
     found: object = module
     for name in names:
-        if not hasattr(found, name):
+        try:
+            found = getattr(found, name)
+        except AttributeError as error:
             where = getattr(found, "__name__", str(found))
-            raise SpecError(_CODE, f'"{path}": "{where}" has no "{name}"{_near(name, found)}')
-        found = getattr(found, name)
+            near = _near(name, found)
+            raise SpecError(_CODE, f'"{path}": "{where}" has no "{name}"{near}') from error
+        except Exception as error:
+            raise SpecError(_CODE, f'"{path}": getting "{name}" failed: {error}') from error
     return found
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -50,6 +51,8 @@ class Cai:
 
     folder: Path
     env: dict[str, str] = field(default_factory=dict)
+    # All that the commands have printed.
+    said: list[str] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -96,6 +99,7 @@ class Cai:
             process.kill()
             out, err = process.communicate()
             raise AssertionError(f"cai {words} ran past {timeout} s\n{out}\n{err}") from None
+        self.said += [out, err]
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def ok(self, *words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -211,6 +215,53 @@ class Cluster:
         assert self.processes() == []
         assert {path.name for path in self.folder.iterdir()} == {"logs"}
         assert not Path(record["temp_folder"]).exists()
+
+
+class Asker:
+    """Keeps asking one model in threads of its own until the block ends; no retries."""
+
+    def __init__(self, client: Any, model: str, threads: int = 1) -> None:
+        self.answers = 0
+        self.failures: list[str] = []
+        self._client, self._model = client, model
+        self._done = threading.Event()
+        self._threads = [threading.Thread(target=self._ask_on) for _ in range(threads)]
+
+    def __enter__(self) -> Asker:
+        for thread in self._threads:
+            thread.start()
+        self.wait_for(5)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, answers: int) -> None:
+        """Return after that many further answers."""
+        goal = self.answers + answers
+        until(lambda: self.answers >= goal or self.failures, 60, f"{answers} answers")
+
+    def _ask_on(self) -> None:
+        while not self._done.is_set():
+            try:
+                reply = ask(self._client, self._model)
+            except Exception as error:  # noqa: BLE001 - every failure counts
+                self.failures.append(f"{type(error).__name__}: {error}")
+                time.sleep(POLL_SECONDS)
+            else:
+                assert reply
+                self.answers += 1
+
+
+def ask(client: Any, model: str, text: str = "What is cai?", **options: Any) -> str:
+    """One plain chat answer."""
+    options = {"max_tokens": 8, "temperature": 0, **options}
+    messages = [{"role": "user", "content": text}]
+    reply = client.chat.completions.create(model=model, messages=messages, **options)
+    content: str = reply.choices[0].message.content
+    return content
 
 
 def command_line(process: psutil.Process) -> str:

@@ -139,11 +139,15 @@ def _translated(address: str, error: RuntimeError) -> ClusterError:
     if "ersion mismatch" in text:
         theirs = next((v for v in _VERSIONS.findall(text) if v != ray.__version__), "another one")
         return ClusterError(
-            "CAI-CLUSTER-008", f"the Ray at {address} is {theirs}, here is {ray.__version__}"
+            "CAI-CLUSTER-008", f"{_named(address)} is {theirs}, here is {ray.__version__}"
         )
     if "uthent" in text or "oken" in text:
-        return ClusterError("CAI-CLUSTER-007", f"the Ray at {address} refuses the token")
+        return ClusterError("CAI-CLUSTER-007", f"{_named(address)} refuses the token")
     return ClusterError("CAI-CLUSTER-007", _unreachable(address, error))
+
+
+def _named(address: str) -> str:
+    return "the Ray found on this machine" if address == "auto" else f"the Ray at {address}"
 
 
 def _unreachable(address: str, error: Exception) -> str:
