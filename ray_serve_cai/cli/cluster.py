@@ -111,6 +111,7 @@ def wait(name: Name, timeout: Timeout = WAIT_TIMEOUT, json: Json = False) -> Non
 
     deadline = time.monotonic() + timeout
     with output.phases(f"cluster {name}", json=json) as report:
+        _finish(name, report, timeout)
         while (found := cluster_status(name))["state"] != "ready":
             report(found["state"])
             if time.monotonic() > deadline:
@@ -203,6 +204,17 @@ def join(
             address, token_file, cpu=cpu, memory=memory, gpu=gpu, group=group, node_ip=node_ip
         )
     )
+
+
+def _finish(name: str, report: output.Report, timeout: float) -> None:
+    """Do what `up --no-wait` left, unless an `up` is still at it."""
+    from ray_serve_cai.serving.lifecycle import finish_up
+
+    try:
+        finish_up(name, report=report, timeout=timeout)
+    except ClusterError as error:
+        if error.code != "CAI-CLUSTER-003":
+            raise
 
 
 _NODE_COLUMNS: dict[str, output.Cell] = {

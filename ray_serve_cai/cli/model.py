@@ -100,6 +100,7 @@ def wait(
     from ray_serve_cai.serving.views import model_row
 
     deadline = time.monotonic() + timeout
+    _finish(name, cluster, timeout, json=json)
     with _session(cluster) as (state, record), output.phases(f"model {name}", json=json) as report:
         while (row := model_row(state, record, name))["state"] not in ("ready", "idle"):
             report(row["state"])
@@ -187,6 +188,25 @@ def delete(name: Name, cluster: Cluster = None, yes: Yes = False, json: Json = F
     output.emit({"name": name, "actions": actions if removed else []}, json=json, text=None)
     if not json:
         output.say(f"model {name}: removed" if removed else f"model {name}: nothing to remove")
+
+
+def _finish(name: str, cluster: str | None, timeout: float, *, json: bool) -> None:
+    """Do what `deploy --no-wait` left, unless the command that deploys is still at it."""
+    from ray_serve_cai.errors import ClusterError
+    from ray_serve_cai.serving.revisions import Revisions
+
+    starting = Revisions(target(cluster)).starting(name)
+    if starting is None:
+        return
+    try:
+        with (
+            _deployer(cluster, "wait") as (_, _, deployer),
+            output.phases(f"model {name}", json=json) as report,
+        ):
+            deployer.finish(starting, report=report, timeout=timeout, undo=False)
+    except ClusterError as error:
+        if error.code != "CAI-CLUSTER-003":
+            raise
 
 
 @contextmanager

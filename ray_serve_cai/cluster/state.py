@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import filelock
 
 from ray_serve_cai.errors import ClusterError, StateError
+from ray_serve_cai.spec import Document, document_from_raw
 
 LOCK_POLL_SECONDS = 0.1
 T = TypeVar("T")
@@ -99,6 +100,10 @@ class ClusterState:
                 "CAI-CLUSTER-001", f'there is no cluster "{self.name}" (known: {names})'
             )
         return record
+
+    def document(self, record: ClusterRecord) -> Document:
+        """The cluster's spec as `up` last read it, with the values it had then."""
+        return document_from_raw(record.raw, self.variables(), Path(record.spec_path))
 
     def save(self, record: ClusterRecord) -> None:
         self.write(self.record_path, asdict(record))

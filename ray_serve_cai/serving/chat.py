@@ -10,7 +10,6 @@ import httpx
 
 from ray_serve_cai.cluster.state import ClusterState
 from ray_serve_cai.errors import ClusterError, ModelError
-from ray_serve_cai.serving.lifecycle import stored_document
 
 ANSWER_SECONDS = 600.0
 
@@ -61,7 +60,7 @@ def gateway_of(state: ClusterState) -> tuple[str, str | None]:
     record = state.existing_record()
     if not record.gateway_url:
         raise ClusterError("CAI-CLUSTER-009", f'cluster "{state.name}" has no gateway yet')
-    keys = stored_document(state, record).cluster.gateway.api_keys
+    keys = state.document(record).cluster.gateway.api_keys
     return record.gateway_url, next(iter(keys), None)
 
 

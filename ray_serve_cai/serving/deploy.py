@@ -6,18 +6,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import ray
-
-from ray_serve_cai.cluster.ray_session import alive_nodes
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, now
-from ray_serve_cai.engines.registry import get_registry
-from ray_serve_cai.errors import EngineError, ModelError
+from ray_serve_cai.errors import ModelError
 from ray_serve_cai.plan.model import (
     ModelFacts,
     ModelPlan,
-    NodeRoom,
     Revision,
-    Transport,
     plan_model,
 )
 from ray_serve_cai.serving.applications import (
@@ -25,18 +19,20 @@ from ray_serve_cai.serving.applications import (
     delete_application,
     start_application,
 )
+from ray_serve_cai.serving.facts import check, node_rooms, transports
 from ray_serve_cai.serving.gateway_control import ask, find_gateway, wait_until
 from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow
 from ray_serve_cai.serving.readiness import first_token
 from ray_serve_cai.serving.revisions import RevisionRecord, Revisions
 from ray_serve_cai.spec import Document
-from ray_serve_cai.storage.source import check_folder, local_folder
 
 Report = Callable[..., None]
 
 POLL_SECONDS = 0.25
 # Serve's own status costs its controller more than the gateway's rows cost the gateway.
 STATUS_SECONDS = 2.0
+# For replicas that nobody waits for.
+RESTART_SECONDS = 1800.0
 
 
 class Deployer:
@@ -52,14 +48,14 @@ class Deployer:
         """What `deploy` of this document would do now; checks all that can be checked before
         anything is held. Raises `PlanError`, `EngineError`, `StorageError`, `ModelError`."""
         spec = document.model
-        _check(document)
+        check(document)
         active = self._revisions.active(spec.name)
         current = None
         if active is not None:
             current = Revision(active.revision, active.digest, active.replicas)
         facts = ModelFacts(
             nodes=node_rooms(),
-            transports=_transports(document),
+            transports=transports(document),
             current=current,
             next_revision=self._revisions.next_number(spec.name),
             healthy=active is None or self._serves(active),
@@ -78,6 +74,7 @@ class Deployer:
         """Execute the plan and return when the model answers through the gateway.
 
         After a failure, time-out or interrupt the new revision is removed and the old one serves.
+        Without `wait`, `finish` has the rest to do.
         """
         if plan.strategy == "none":
             return
@@ -94,16 +91,36 @@ class Deployer:
             delete_application(self._record.name, plan.name, before.revision)
         try:
             start_application(plan, self._job(document, record, timeout))
-            if wait:
-                self._wait(document, plan, report, time.monotonic() + timeout)
         except BaseException as error:
-            self._give_up(plan, record, before, error, report)
+            self._give_up(record, error, report)
             raise
-        self._switch(record, before, plan)
+        if wait:
+            self.finish(record, report=report, timeout=timeout)
+
+    def finish(
+        self, record: RevisionRecord, *, report: Report, timeout: float, undo: bool = True
+    ) -> None:
+        """Wait for a revision that was started, then let it take the old one's place.
+
+        Without `undo` only a failure of the model removes it, not a time-out or interrupt.
+        """
+        before = self._revisions.active(record.model)
+        try:
+            self._wait(record, report, time.monotonic() + timeout)
+        except BaseException as error:
+            if undo or (isinstance(error, ModelError) and error.code != "CAI-CLUSTER-006"):
+                self._give_up(record, error, report)
+            raise
+        record.state = "active"
+        self._revisions.save(record)
+        if before is not None and before.revision != record.revision:
+            before.state = "superseded"
+            self._revisions.save(before)
+            delete_application(self._record.name, before.model, before.revision)
 
     def delete(self, model: str) -> bool:
         """Remove the model; False when there was none."""
-        revisions = [r for r in self._revisions.of(model) if r.state in ("active", "starting")]
+        revisions = self._revisions.shown(model)
         for record in revisions:
             delete_application(self._record.name, model, record.revision)
         self._revisions.retire(model)
@@ -118,63 +135,46 @@ class Deployer:
         if plan.strategy == "scale":
             record.replicas = replicas
             self._revisions.save(record)
-            start_application(plan, self._job(document, record, 1800))
+            start_application(plan, self._job(document, record, RESTART_SECONDS))
         return plan
 
-    def _wait(self, document: Document, plan: ModelPlan, report: Report, deadline: float) -> None:
+    def _wait(self, record: RevisionRecord, report: Report, deadline: float) -> None:
         gateway = find_gateway(self._record.name)
-        report("scheduling", f"{plan.replicas} replicas")
+        report("scheduling", f"{record.replicas} replicas")
 
         def ready() -> bool:
-            rows = self._rows(plan)
-            _raise_failure(rows, plan)
+            rows = self._rows(record)
+            _raise_failure(rows, record)
             if time.monotonic() > self._status_due:
                 self._status_due = time.monotonic() + STATUS_SECONDS
-                self._raise_given_up(plan)
-            _report_phase(rows, plan, report)
-            return sum(row.phase == "ready" for row in rows) >= plan.replicas
+                self._raise_given_up(record)
+            _report_phase(rows, record, report)
+            return sum(row.phase == "ready" for row in rows) >= record.replicas
 
         if not wait_until(ready, deadline, POLL_SECONDS):
-            raise ModelError("CAI-CLUSTER-006", _late(plan, self._rows(plan)))
-        if not plan.replicas:
+            raise ModelError("CAI-CLUSTER-006", _late(record, self._rows(record)))
+        if not record.replicas:
             return
-        endpoints = [row.endpoint for row in self._rows(plan) if row.endpoint]
+        endpoints = [row.endpoint for row in self._rows(record) if row.endpoint]
         report("ready", "waiting for the gateway")
         if not wait_until(lambda: ask(gateway.routed.remote(endpoints)), deadline, POLL_SECONDS):
-            raise ModelError("CAI-CLUSTER-006", f'the gateway did not take up "{plan.name}"')
-        first_token(self._record.gateway_url, self._key(), plan.name, deadline)
+            raise ModelError("CAI-CLUSTER-006", f'the gateway did not take up "{record.model}"')
+        first_token(self._record.gateway_url, self._key(), record.model, deadline)
 
-    def _switch(
-        self, record: RevisionRecord, before: RevisionRecord | None, plan: ModelPlan
-    ) -> None:
-        record.state = "active"
-        self._revisions.save(record)
-        if before is None or before.revision == record.revision:
-            return
-        before.state = "superseded"
-        self._revisions.save(before)
-        if plan.strategy == "beside":
-            delete_application(self._record.name, plan.name, before.revision)
-
-    def _give_up(
-        self,
-        plan: ModelPlan,
-        record: RevisionRecord,
-        before: RevisionRecord | None,
-        error: BaseException,
-        report: Report,
-    ) -> None:
-        if plan.strategy == "scale":
+    def _give_up(self, record: RevisionRecord, error: BaseException, report: Report) -> None:
+        """Remove the failed revision; if the old one had to make room for it, bring that back."""
+        if record.state != "starting":
             return
         report("undoing", f"removing revision {record.revision}")
-        delete_application(self._record.name, plan.name, record.revision)
+        delete_application(self._record.name, record.model, record.revision)
         record.state, record.message = "failed", str(error) or type(error).__name__
         self._revisions.save(record)
-        if plan.strategy == "stop-then-start" and before is not None:
+        before = self._revisions.active(record.model)
+        if before is not None and not self._serves(before):
             report("undoing", f"starting revision {before.revision} again")
             document = self._revisions.document(before)
             old = plan_model(document.model, ModelFacts(node_rooms(), {before.transport: ""}))
-            start_application(old, self._job(document, before, 1800))
+            start_application(old, self._job(document, before, RESTART_SECONDS))
 
     def _clear_half_made(self, model: str) -> None:
         """A deploy that was killed leaves a revision that nobody waits for."""
@@ -186,16 +186,16 @@ class Deployer:
 
     def _serves(self, record: RevisionRecord) -> bool:
         status = application_status(self._record.name, record.model, record.revision)
-        return status is not None and str(status.status) not in ("DEPLOY_FAILED", "NOT_STARTED")
+        return status is not None and status.status.value not in ("DEPLOY_FAILED", "NOT_STARTED")
 
-    def _raise_given_up(self, plan: ModelPlan) -> None:
-        status = application_status(self._record.name, plan.name, plan.revision)
-        if status is not None and str(status.status.value) == "DEPLOY_FAILED":
+    def _raise_given_up(self, record: RevisionRecord) -> None:
+        status = application_status(self._record.name, record.model, record.revision)
+        if status is not None and status.status.value == "DEPLOY_FAILED":
             raise ModelError("CAI-MODEL-002", status.message or "Serve gave the deployment up")
 
-    def _rows(self, plan: ModelPlan) -> list[ReplicaRow]:
+    def _rows(self, record: RevisionRecord) -> list[ReplicaRow]:
         rows: list[ReplicaRow] = ask(find_gateway(self._record.name).replicas.remote())
-        return [r for r in rows if (r.model, r.revision) == (plan.name, plan.revision)]
+        return [r for r in rows if (r.model, r.revision) == (record.model, record.revision)]
 
     def _new_record(self, document: Document, plan: ModelPlan) -> RevisionRecord:
         return RevisionRecord(
@@ -218,7 +218,7 @@ class Deployer:
             cluster=self._record.name,
             model=spec.name,
             revision=record.revision,
-            source=_source_text(document),
+            source=str(document.source),
             engine=spec.engine.type,
             engine_args=dict(spec.engine.args),
             transport=record.transport,
@@ -239,91 +239,32 @@ class Deployer:
         return (self._state.internal_key(), *keys) if keys else ()
 
     def _keys(self) -> tuple[str, ...]:
-        from ray_serve_cai.serving.lifecycle import stored_document
-
-        return stored_document(self._state, self._record).cluster.gateway.api_keys
+        return self._state.document(self._record).cluster.gateway.api_keys
 
     def _key(self) -> str | None:
         return next(iter(self._keys()), None)
 
 
-def node_rooms() -> list[NodeRoom]:
-    """Ray's live nodes with their total and free resources."""
-    free = ray._private.state.available_resources_per_node()
-    rooms = []
-    for node_id, node in alive_nodes().items():
-        total, left = node["Resources"], free.get(node["NodeID"], {})
-        rooms.append(
-            NodeRoom(
-                id=node_id,
-                group=node_id.rsplit("-", 1)[0],
-                cpu=total.get("CPU", 0),
-                gpu=total.get("GPU", 0),
-                memory=total.get("memory", 0),
-                free_cpu=left.get("CPU", 0),
-                free_gpu=left.get("GPU", 0),
-                free_memory=left.get("memory", 0),
-            )
-        )
-    return rooms
-
-
-def _check(document: Document) -> None:
-    spec = document.model
-    get_registry().get(spec.engine.type)
-    if spec.callbacks:
-        raise ModelError(
-            "CAI-MODEL-004", f'model "{spec.name}" lists callbacks; they do not run yet'
-        )
-    folder = local_folder(_source_text(document))
-    if folder is not None:
-        check_folder(folder)
-    transport = next(iter(_transports(document)))
-    if spec.engine.type == "vllm":
-        from ray_serve_cai.engines.vllm_config import check_args
-
-        check_args(spec.engine.args, transport=transport)
-
-
-def _source_text(document: Document) -> str:
-    source = document.source
-    return source.location if source.kind == "local" else document.model.source
-
-
-def _transports(document: Document) -> dict[Transport, str]:
-    spec = document.model
-    wanted = spec.engine.transport
-    if spec.engine.type != "vllm":
-        if wanted == "http":
-            raise EngineError(
-                "CAI-ENGINE-003", f'the engine "{spec.engine.type}" has no HTTP server of its own'
-            )
-        return {"grpc": "the engine is served by cai's own gRPC servicer"}
-    from ray_serve_cai.engines.vllm_config import choose_transport
-
-    return choose_transport(wanted, spec.engine.args)
-
-
-def _raise_failure(rows: list[ReplicaRow], plan: ModelPlan) -> None:
+def _raise_failure(rows: list[ReplicaRow], record: RevisionRecord) -> None:
     """Serve would start the replica again; what failed once, at the first start, fails again."""
     for row in rows:
         if row.phase == "failed":
-            raise ModelError("CAI-MODEL-002", f'model "{plan.name}": {row.message}')
+            raise ModelError("CAI-MODEL-002", f'model "{record.model}": {row.message}')
 
 
-def _report_phase(rows: list[ReplicaRow], plan: ModelPlan, report: Report) -> None:
+def _report_phase(rows: list[ReplicaRow], record: RevisionRecord, report: Report) -> None:
     order = ["starting", "downloading", "loading", "ready"]
     waiting = [row for row in rows if row.phase in order]
     if waiting:
         slowest = min(waiting, key=lambda row: order.index(row.phase))
         ready = sum(row.phase == "ready" for row in rows)
         phase = "scheduling" if slowest.phase == "starting" else slowest.phase
-        report(phase, f"{ready} of {plan.replicas} replicas ready")
+        report(phase, f"{ready} of {record.replicas} replicas ready")
 
 
-def _late(plan: ModelPlan, rows: list[ReplicaRow]) -> str:
+def _late(record: RevisionRecord, rows: list[ReplicaRow]) -> str:
     phases = ", ".join(row.phase for row in rows) or "none was scheduled"
-    return f'model "{plan.name}" was not ready in time; its replicas: {phases}'
+    return f'model "{record.model}" was not ready in time; its replicas: {phases}'
 
 
 def _with_spec(document: Document, spec: Any) -> Document:

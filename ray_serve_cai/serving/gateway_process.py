@@ -45,9 +45,8 @@ def router_args(order: dict[str, Any]) -> Any:
         # With `api_key` alone every client would need that one key.
         api_key=order["internal_key"] if tenants else None,
         tenant_api_keys=tenants,
-        control_plane_api_keys=(
-            [("cai", "cai", order["internal_key"], "admin")] if tenants else []
-        ),
+        # Otherwise anybody who reaches the gateway could add and remove workers.
+        control_plane_api_keys=[("cai", "cai", order["internal_key"], "admin")],
         log_level="warn",
     )
 

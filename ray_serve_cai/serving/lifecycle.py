@@ -31,7 +31,7 @@ from ray_serve_cai.providers.registry import get_provider
 from ray_serve_cai.serving.applications import delete_all
 from ray_serve_cai.serving.gateway import namespace
 from ray_serve_cai.serving.gateway_control import gateway_answers, start_gateway, stop_gateway
-from ray_serve_cai.spec import ClusterSpec, Document, check_exposure, document_from_raw
+from ray_serve_cai.spec import ClusterSpec, Document, check_exposure
 
 Report = Callable[..., None]
 
@@ -80,6 +80,15 @@ def up(
         return _Upping(document, state, plan, report).run(timeout, wait=wait, keep=keep)
 
 
+def finish_up(name: str, *, report: Report, timeout: float) -> None:
+    """Do what `up --no-wait` left: wait for the nodes, start the gateway."""
+    state = ClusterState(name)
+    record = state.existing_record()
+    if record.state == "starting":
+        # The exposure was checked, or waived, by the command that began.
+        up(state.document(record), report=report, timeout=timeout, keep=True, insecure=True)
+
+
 def down(name: str, *, report: Report) -> bool:
     """Remove the cluster: models, gateway, nodes, state. False when there was nothing."""
     state = ClusterState(name)
@@ -117,11 +126,6 @@ def session(state: ClusterState, record: ClusterRecord, patience: float = 0.0) -
                 "CAI-CLUSTER-009", f'cluster "{record.name}" is not running: {error.message}'
             ) from error
         raise
-
-
-def stored_document(state: ClusterState, record: ClusterRecord) -> Document:
-    """The cluster's spec as `up` last read it."""
-    return document_from_raw(record.raw, state.variables(), Path(record.spec_path))
 
 
 class _Upping:
@@ -233,7 +237,7 @@ def _token_path(record: ClusterRecord, state: ClusterState) -> Path | None:
     """
     if record.provider != "existing":
         return state.token_path
-    provider = stored_document(state, record).cluster.provider
+    provider = state.document(record).cluster.provider
     given = provider.type == "existing" and provider.token
     return state.token_path if given or not default_token_exists() else None
 

@@ -39,9 +39,9 @@ class Revisions:
         self._folder = state.folder / "models"
 
     def models(self) -> list[str]:
-        """Names of the models that have an active or starting revision."""
+        """Names of the models that serve, start, or failed to at the last try."""
         names = (path.name.replace("%2F", "/") for path in sorted(self._folder.glob("*")))
-        return [name for name in names if self.active(name) or self.starting(name)]
+        return [name for name in names if self.shown(name)]
 
     def of(self, model: str) -> list[RevisionRecord]:
         """All revisions, oldest first."""
@@ -57,9 +57,18 @@ class Revisions:
         """The revision whose deploy is under way, or was when its command died."""
         return self._last(model, "starting")
 
+    def shown(self, model: str) -> list[RevisionRecord]:
+        """Revisions that are the model now: serving, starting, or, without these, failed last."""
+        records = self.of(model)
+        now = [record for record in records if record.state in ("active", "starting")]
+        return now or [record for record in records[-1:] if record.state == "failed"]
+
     def existing(self, model: str) -> RevisionRecord:
-        """The serving or starting revision; raises `ModelError` (CAI-MODEL-001)."""
-        found = self.active(model) or self.starting(model)
+        """The serving, else the starting, else the failed revision.
+
+        Raises `ModelError` (CAI-MODEL-001) when there is none.
+        """
+        found = self.active(model) or next(iter(self.shown(model)), None)
         if found is None:
             known = ", ".join(self.models()) or "none"
             raise ModelError("CAI-MODEL-001", f'there is no model "{model}" (known: {known})')
@@ -74,10 +83,9 @@ class Revisions:
 
     def retire(self, model: str) -> None:
         """Nothing of the model serves any more; its history stays."""
-        for record in self.of(model):
-            if record.state in ("active", "starting"):
-                record.state = "superseded"
-                self.save(record)
+        for record in self.shown(model):
+            record.state = "superseded"
+            self.save(record)
 
     def document(self, record: RevisionRecord) -> Document:
         """The revision's spec with the values it was deployed with."""

@@ -12,7 +12,7 @@ from ray_serve_cai.cluster.state import ClusterState
 from ray_serve_cai.errors import ClusterError
 from ray_serve_cai.plan.cluster import ClusterPlan, plan_cluster
 from ray_serve_cai.providers.registry import get_provider
-from ray_serve_cai.serving.lifecycle import session, stored_document
+from ray_serve_cai.serving.lifecycle import session
 from ray_serve_cai.spec import ClusterSpec
 
 Report = Callable[..., None]
@@ -31,7 +31,7 @@ def scale_cluster(
         record = state.existing_record()
         launcher = Launcher(state, get_provider(record.provider))
         wanted = {**record.scaled, **counts}
-        spec = _scaled(stored_document(state, record).cluster, wanted)
+        spec = _scaled(state.document(record).cluster, wanted)
         facts = launcher.facts(launcher.provider.machine(), gateway_running=True)
         plan = plan_cluster(spec, facts)
         deadline = time.monotonic() + timeout

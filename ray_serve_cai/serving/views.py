@@ -96,6 +96,10 @@ def _node_rows(state: ClusterState, record: ClusterRecord) -> list[dict[str, Any
             alive = alive_nodes()
     except CaiError:
         return [_node_row(node_id, "lost", rows.get(node_id, {}), None) for node_id in own]
+    # A node that was removed a moment ago can still be alive to Ray.
+    spec = state.document(record).cluster
+    groups = {HEAD, *(group.name for group in spec.workers)}
+    alive = {n: seen for n, seen in alive.items() if n in own or _group(n) not in groups}
     merged = []
     for node_id in sorted({*own, *alive}, key=lambda name: (name != HEAD, name)):
         word = own.get(node_id, "ready")
@@ -112,13 +116,18 @@ def _node_row(
     return {
         "id": node_id,
         "role": row.get("role", "head" if node_id == HEAD else "worker"),
-        "group": row.get("group", node_id.rsplit("-", 1)[0] if node_id in row else "joined"),
+        "group": row.get("group", _group(node_id)),
         "state": word,
         "ip": seen["NodeManagerAddress"] if seen else row.get("ip", ""),
         "cpu": resources.get("CPU", row.get("cpu", 0)),
         "gpu": resources.get("GPU", row.get("gpu", 0)),
         "memory": int(resources.get("memory", row.get("memory") or 0)),
     }
+
+
+def _group(node_id: str) -> str:
+    """Our ids are `group-number`; Ray's own are hexadecimal."""
+    return node_id.rsplit("-", 1)[0] if "-" in node_id else "joined"
 
 
 def _state_word(record: ClusterRecord, nodes: list[str]) -> str:
@@ -160,6 +169,8 @@ def _model_state(
     record: ClusterRecord, revision: RevisionRecord, mine: list[ReplicaRow], live: int
 ) -> tuple[str, str]:
     message = next((row.message for row in mine if row.message and row.phase == "failed"), "")
+    if revision.state == "failed":
+        return "failed", revision.message or message
     if revision.replicas == 0:
         return "idle", message
     if live >= revision.replicas:

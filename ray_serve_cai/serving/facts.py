@@ -1,0 +1,63 @@
+"""What a model plan needs to know, gathered before it: room on the nodes, engine, source."""
+
+from __future__ import annotations
+
+import ray
+
+from ray_serve_cai.cluster.ray_session import alive_nodes
+from ray_serve_cai.engines.registry import get_registry
+from ray_serve_cai.engines.vllm_config import check_args, choose_transport
+from ray_serve_cai.errors import EngineError, ModelError
+from ray_serve_cai.plan.model import NodeRoom, Transport
+from ray_serve_cai.spec import Document
+from ray_serve_cai.storage.source import check_folder, local_folder
+
+
+def node_rooms() -> list[NodeRoom]:
+    """Ray's live nodes with their total and free resources."""
+    free = ray._private.state.available_resources_per_node()
+    rooms = []
+    for node_id, node in alive_nodes().items():
+        total, left = node["Resources"], free.get(node["NodeID"], {})
+        rooms.append(
+            NodeRoom(
+                id=node_id,
+                group=node_id.rsplit("-", 1)[0],
+                cpu=total.get("CPU", 0),
+                gpu=total.get("GPU", 0),
+                memory=total.get("memory", 0),
+                free_cpu=left.get("CPU", 0),
+                free_gpu=left.get("GPU", 0),
+                free_memory=left.get("memory", 0),
+            )
+        )
+    return rooms
+
+
+def check(document: Document) -> None:
+    """Raise what is wrong with a model as far as this machine can tell."""
+    spec = document.model
+    get_registry().get(spec.engine.type)
+    if spec.callbacks:
+        raise ModelError(
+            "CAI-MODEL-004", f'model "{spec.name}" lists callbacks; they do not run yet'
+        )
+    folder = local_folder(str(document.source))
+    if folder is not None:
+        check_folder(folder)
+    transport = next(iter(transports(document)))
+    if spec.engine.type == "vllm":
+        check_args(spec.engine.args, transport=transport)
+
+
+def transports(document: Document) -> dict[Transport, str]:
+    """By what the engine can be reached, and why."""
+    spec = document.model
+    wanted = spec.engine.transport
+    if spec.engine.type != "vllm":
+        if wanted == "http":
+            raise EngineError(
+                "CAI-ENGINE-003", f'the engine "{spec.engine.type}" has no HTTP server of its own'
+            )
+        return {"grpc": "the engine is served by cai's own gRPC servicer"}
+    return choose_transport(wanted, spec.engine.args)
