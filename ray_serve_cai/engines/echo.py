@@ -71,6 +71,9 @@ class EchoEngine(LLMEngine):
                     return
                 if self._pause:
                     await asyncio.sleep(self._pause)
+                if token in request.stop_token_ids:
+                    yield LLMEngineOutput.stop().with_usage(usage(len(request.token_ids), sent))
+                    return
                 yield chunk.token(token)
             yield LLMEngineOutput.length().with_usage(usage(len(request.token_ids), limit))
         finally:

@@ -87,7 +87,7 @@ class _Servicer(pb_grpc.VllmEngineServicer):  # type: ignore[misc]
         sent: list[int] = []
         prompt = len(request.tokenized.input_ids)
         try:
-            async for output in self._engine.generate(_engine_request(request), ctx):
+            async for output in self._engine.generate(self._engine_request(request), ctx):
                 if output.token_ids:
                     ctx.notify_first_token()
                     sent.extend(output.token_ids)
@@ -105,6 +105,21 @@ class _Servicer(pb_grpc.VllmEngineServicer):  # type: ignore[misc]
         finally:
             self._live.pop(ctx.request_id, None)
 
+    def _engine_request(self, request: Any) -> PreprocessedRequest:
+        """The request with the model's own end tokens among the stops, unless it ignores them."""
+        params = request.sampling_params
+        ends = () if params.ignore_eos else _ids(self._model_config.get("eos_token_id"))
+        return PreprocessedRequest(
+            request_id=request.request_id,
+            token_ids=tuple(request.tokenized.input_ids),
+            max_tokens=params.max_tokens if params.HasField("max_tokens") else None,
+            stop_token_ids=(*params.stop_token_ids, *ends),
+            ignore_eos=params.ignore_eos,
+            temperature=params.temperature if params.HasField("temperature") else None,
+            top_p=params.top_p,
+            seed=params.seed if params.HasField("seed") else None,
+        )
+
     async def Abort(self, request: Any, context: Any) -> Any:
         for request_id in request.request_ids:
             ctx = self._live.get(request_id)
@@ -119,7 +134,6 @@ class _Servicer(pb_grpc.VllmEngineServicer):  # type: ignore[misc]
 
     async def GetModelInfo(self, request: Any, context: Any) -> Any:
         known = self._model_config
-        eos = known.get("eos_token_id")
         length = self._config.context_length or 0
         return pb.GetModelInfoResponse(
             model_path=str(self._model_path),
@@ -131,7 +145,7 @@ class _Servicer(pb_grpc.VllmEngineServicer):  # type: ignore[misc]
             vocab_size=known.get("vocab_size", 0),
             model_type=known.get("model_type", ""),
             architectures=known.get("architectures", []),
-            eos_token_ids=eos if isinstance(eos, list) else [eos] if eos is not None else [],
+            eos_token_ids=_ids(known.get("eos_token_id")),
             bos_token_id=known.get("bos_token_id") or 0,
             pad_token_id=known.get("pad_token_id") or 0,
         )
@@ -169,18 +183,8 @@ class _Servicer(pb_grpc.VllmEngineServicer):  # type: ignore[misc]
             )
 
 
-def _engine_request(request: Any) -> PreprocessedRequest:
-    params = request.sampling_params
-    return PreprocessedRequest(
-        request_id=request.request_id,
-        token_ids=tuple(request.tokenized.input_ids),
-        max_tokens=params.max_tokens if params.HasField("max_tokens") else None,
-        stop_token_ids=tuple(params.stop_token_ids),
-        ignore_eos=params.ignore_eos,
-        temperature=params.temperature if params.HasField("temperature") else None,
-        top_p=params.top_p,
-        seed=params.seed if params.HasField("seed") else None,
-    )
+def _ids(value: int | list[int] | None) -> list[int]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _chunk(output: LLMEngineOutput, prompt: int, sent: int, index: int) -> Any:
