@@ -40,8 +40,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cluster": BASE | {"spec", "plan", "providers"},
     "serving": BASE | {"spec", "plan", "storage", "callbacks", "engines", "cluster"},
     "ray_backend": BASE | {"spec", "plan", "cluster", "serving"},
+    "bench": BASE | {"demo", "spec", "providers", "engines", "cluster"},
     "cli": BASE
-    | {"demo", "spec", "plan", "providers", "storage", "callbacks", "engines", "cluster"}
+    | {"bench", "demo", "spec", "plan", "providers", "storage", "callbacks", "engines", "cluster"}
     | {"serving", "ray_backend"},
     "entrypoint": {"cli"},
     "__main__": {"cli"},

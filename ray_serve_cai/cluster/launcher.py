@@ -137,12 +137,21 @@ class Launcher:
         return LaunchContext(self.state.folder, self.state.logs, environment)
 
 
+def launcher_of(state: ClusterState, provider: str) -> Launcher:
+    """The launcher for a provider named by its type; raises `ClusterError` (CAI-CLUSTER-010)."""
+    return Launcher(state, get_provider(provider))
+
+
+def known_nodes(state: ClusterState, provider: str) -> dict[str, str]:
+    """`node_states` for a provider named by its type."""
+    return node_states(state, get_provider(provider))
+
+
 def observed_plan(document: Document, *, gateway_running: bool) -> ClusterPlan:
     """The plan of `up` for this document against what is there now; changes nothing."""
     spec = document.cluster
-    provider = get_provider(spec.provider.type)
-    launcher = Launcher(ClusterState(spec.name), provider)
-    facts = launcher.facts(provider.machine(), gateway_running=gateway_running)
+    launcher = launcher_of(ClusterState(spec.name), spec.provider.type)
+    facts = launcher.facts(launcher.provider.machine(), gateway_running=gateway_running)
     return plan_cluster(spec, facts)
 
 

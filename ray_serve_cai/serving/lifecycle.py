@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from ray_serve_cai.cluster.launcher import (
-    Launcher,
+    launcher_of,
     log_tail,
     new_record,
     observed_plan,
@@ -27,7 +27,6 @@ from ray_serve_cai.cluster.ray_session import (
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
 from ray_serve_cai.errors import CaiError, ClusterError
 from ray_serve_cai.plan.cluster import ClusterPlan
-from ray_serve_cai.providers.registry import get_provider
 from ray_serve_cai.serving.applications import delete_all
 from ray_serve_cai.serving.gateway import namespace
 from ray_serve_cai.serving.gateway_control import gateway_answers, start_gateway, stop_gateway
@@ -96,7 +95,7 @@ def down(name: str, *, report: Report) -> bool:
         return False
     with state.locked("down"):
         record, spec_provider = _provider_of(state)
-        launcher = Launcher(state, get_provider(spec_provider))
+        launcher = launcher_of(state, spec_provider)
         was_there = record is not None or any(launcher.provider.list(state.folder))
         if record is not None and record.ray_address:
             report("stopping", "models and gateway")
@@ -136,7 +135,7 @@ class _Upping:
     ) -> None:
         self._document, self._spec = document, document.cluster
         self._state, self._plan, self._report = state, plan, report
-        self._launcher = Launcher(state, get_provider(self._spec.provider.type))
+        self._launcher = launcher_of(state, self._spec.provider.type)
         self._before = state.record()
 
     def run(self, timeout: float, *, wait: bool, keep: bool) -> Up:

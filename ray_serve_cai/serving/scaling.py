@@ -6,12 +6,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray_serve_cai.cluster.launcher import Launcher
+from ray_serve_cai.cluster.launcher import launcher_of
 from ray_serve_cai.cluster.ray_session import alive_nodes
 from ray_serve_cai.cluster.state import ClusterState
 from ray_serve_cai.errors import ClusterError
 from ray_serve_cai.plan.cluster import ClusterPlan, plan_cluster
-from ray_serve_cai.providers.registry import get_provider
 from ray_serve_cai.serving.lifecycle import session
 from ray_serve_cai.spec import ClusterSpec
 
@@ -29,7 +28,7 @@ def scale_cluster(
     state.existing_record()
     with state.locked("scale"):
         record = state.existing_record()
-        launcher = Launcher(state, get_provider(record.provider))
+        launcher = launcher_of(state, record.provider)
         wanted = {**record.scaled, **counts}
         spec = _scaled(state.document(record).cluster, wanted)
         facts = launcher.facts(launcher.provider.machine(), gateway_running=True)

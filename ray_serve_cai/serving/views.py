@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ray_serve_cai.cluster.launcher import node_states
+from ray_serve_cai.cluster.launcher import known_nodes
 from ray_serve_cai.cluster.ray_session import alive_nodes
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, all_clusters
 from ray_serve_cai.errors import CaiError
 from ray_serve_cai.plan.nodes import HEAD
-from ray_serve_cai.providers.registry import get_provider
 from ray_serve_cai.serving.applications import application_status
 from ray_serve_cai.serving.gateway_control import ask, find_gateway, gateway_answers
 from ray_serve_cai.serving.job import ReplicaRow
@@ -62,8 +61,7 @@ def model_row(state: ClusterState, record: ClusterRecord, name: str) -> dict[str
 def _cluster_row(state: ClusterState) -> dict[str, Any]:
     try:
         record = state.existing_record()
-        provider = get_provider(record.provider)
-        words = list(node_states(state, provider).values())
+        words = list(known_nodes(state, record.provider).values())
         return {
             "name": record.name,
             "state": _state_word(record, words),
@@ -85,7 +83,7 @@ def _cluster_row(state: ClusterState) -> dict[str, Any]:
 
 
 def _node_rows(state: ClusterState, record: ClusterRecord) -> list[dict[str, Any]]:
-    own = node_states(state, get_provider(record.provider))
+    own = known_nodes(state, record.provider)
     rows = state.node_rows()
     if own.get(HEAD, "ready") in ("lost", "pending", "starting") or not record.ray_address:
         return [
