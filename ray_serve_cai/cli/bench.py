@@ -38,7 +38,7 @@ def bench(
     """Load a model through the gateway; print times, rates and, against the engine, ratios."""
     from ray_serve_cai.bench.compare import measure, ratios
     from ray_serve_cai.bench.load import Load
-    from ray_serve_cai.bench.scheduler import autogroups_off
+    from ray_serve_cai.bench.scheduler import undisturbed
 
     state = target(cluster)
     found: list[dict[str, Any]] = []
@@ -48,7 +48,7 @@ def bench(
         if against_engine:
             report("starting", BARE)
             targets[BARE] = stack.enter_context(_bare(state, name))
-        note = stack.enter_context(autogroups_off())
+        note = stack.enter_context(undisturbed())
         for count in clients or [1, 8, 32]:
             load = Load(count, requests=min(requests, 60 * count), tokens=tokens)
             rows = measure(targets, load, rounds=rounds, report=report)

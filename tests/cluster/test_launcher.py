@@ -42,7 +42,9 @@ class World:
         self.state.create()
         record = new_record(document, self.state.record())
         self.state.save(record)
-        return self.launcher.launch(plan, document.cluster, record)
+        launcher = Launcher(self.state, self.provider)
+        launcher.launch(plan, document.cluster, record)
+        return launcher.opened
 
 
 @pytest.fixture
@@ -180,10 +182,9 @@ class TestFailingUp:
 
     @pytest.fixture(autouse=True)
     def _local_is_in_memory(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        for module in ("cluster.launcher", "serving.lifecycle"):
-            monkeypatch.setattr(
-                f"ray_serve_cai.{module}.get_provider", lambda name: world.provider
-            )
+        monkeypatch.setattr(
+            "ray_serve_cai.cluster.launcher.get_provider", lambda name: world.provider
+        )
 
     def up(self, world: World, workers: int = 0, timeout: float = 5, **options: Any) -> None:
         from ray_serve_cai.serving.lifecycle import up

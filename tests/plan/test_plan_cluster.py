@@ -128,7 +128,7 @@ class TestOneMachine:
         assert caught.value.code == "CAI-PLAN-003"
 
     def test_too_little_memory(self) -> None:
-        with pytest.raises(PlanError, match=r"ask for 20Gi of memory; this machine has 16Gi"):
+        with pytest.raises(PlanError, match=r"ask for 20.0Gi of memory; this machine has 16.0Gi"):
             wanted_nodes(spec(head={"memory": "20Gi"}), MACHINE)
 
     def test_shared_cpus_are_said(self) -> None:

@@ -58,7 +58,7 @@ def test_placement_is_by_group() -> None:
         ({"resources": {"cpu": 6}}, "needs 6 CPU on one node; largest node has 4"),
         (
             {"resources": {"cpu": 1, "memory": "9Gi"}},
-            "needs 9Gi of memory on one node; largest node has 8Gi",
+            "needs 9.0Gi of memory on one node; largest node has 8.0Gi",
         ),
         ({"replicas": 3}, "3 replicas of 2 CPU; the nodes hold 2"),
         (

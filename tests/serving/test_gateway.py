@@ -171,13 +171,11 @@ class TestSmgArguments:
         assert (args.prometheus_host, args.prometheus_port) == ("127.0.0.1", 9000)
         assert args.discovery_file == "/state/workers.json"
 
-    def test_no_key(self, tmp_path: Path) -> None:
-        args = self.order(tmp_path)
-        assert (list(args.tenant_api_keys), list(args.control_plane_api_keys)) == ([], [])
-
-    def test_keys_guard_both_planes(self, tmp_path: Path) -> None:
-        args = self.order(tmp_path, api_keys=("a", "b"))
-        assert [key for _, key in args.tenant_api_keys] == ["a", "b"]
+    @pytest.mark.parametrize("keys", [(), ("a", "b")])
+    def test_keys(self, tmp_path: Path, keys: tuple[str, ...]) -> None:
+        """Clients need one where the spec has some, the control plane its own always."""
+        args = self.order(tmp_path, api_keys=keys)
+        assert [key for _, key in args.tenant_api_keys] == list(keys)
         assert [key[2] for key in args.control_plane_api_keys] == ["internal"]
 
     def test_limits(self, tmp_path: Path) -> None:

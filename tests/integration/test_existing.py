@@ -1,0 +1,135 @@
+"""A Ray that somebody else started: used by `existing`, and never touched by anything of ours."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from support import Cai, Cluster, ask, short_folder, until
+
+from ray_serve_cai.cluster.node import own_address
+from ray_serve_cai.cluster.ports import free_port
+
+pytestmark = pytest.mark.ray
+
+
+@dataclass
+class Foreign:
+    """A head of its own user; `processes` are all that it consists of."""
+
+    cai: Cai
+    address: str
+    processes: list[psutil.Process]
+
+    def assert_untouched(self) -> None:
+        assert [it for it in self.processes if not it.is_running()] == []
+
+
+@pytest.fixture(scope="module")
+def foreign() -> Iterator[Foreign]:
+    with short_folder() as folder:
+        # `auto` looks into this folder first, so other Rays of the machine are not met.
+        cai = Cai(folder, {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "token"})
+        (folder / "u").mkdir()
+        address = f"{own_address()}:{free_port('')}"
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+        command += [f"--port={address.split(':')[1]}", "--num-cpus=2", "--disable-usage-stats"]
+        command += ["--include-dashboard=false", "--object-store-memory=100000000"]
+        log = (folder / "ray.log").open("wb")
+        started = subprocess.Popen(
+            command, env=cai.environment(), start_new_session=True, stdout=log, stderr=log
+        )
+        try:
+            record = folder / "ray" / "ray_current_cluster"
+            until(record.is_file, 60, f"Ray's start\n{(folder / 'ray.log').read_text()}")
+            until(lambda: b"--block" in (folder / "ray.log").read_bytes(), 60, "Ray's start")
+            head = psutil.Process(started.pid)
+            daemons = [p for p in head.children() if p.name() in ("gcs_server", "raylet")]
+            assert len(daemons) == 2
+            yield Foreign(cai, address, [head, *daemons])
+        finally:
+            ours = [psutil.Process(started.pid)]
+            ours += ours[0].children(recursive=True)
+            for process in ours:
+                process.kill()
+            psutil.wait_procs(ours, timeout=10)
+            cai.end_everything()
+
+
+def up(foreign: Foreign, name: str, address: str) -> Cluster:
+    return Cluster.up(foreign.cai, name, provider={"type": "existing", "address": address})
+
+
+def test_local_cluster_beside_it(foreign: Foreign) -> None:
+    cluster = Cluster.up(foreign.cai, "own")
+    cluster.down_without_trace()
+    foreign.assert_untouched()
+
+
+@pytest.mark.parametrize("address", ["given", "auto"])
+def test_existing(foreign: Foreign, address: str) -> None:
+    name = f"on-{address}"
+    cluster = up(foreign, name, foreign.address if address == "given" else "auto")
+    status = foreign.cai.json("cluster", "status", name)
+    assert (status["state"], status["provider"]) == ("ready", "existing")
+    assert status["ray_address"] == foreign.address
+    assert len(status["nodes"]) == 1
+    if address == "given":
+        cluster.deploy_ok("guest", resources={"cpu": 0.5})
+        assert ask(cluster.client(), "guest")
+    assert foreign.cai.json("cluster", "up", cluster.spec)["actions"] == []
+    actor_names = {process.name() for process in workers(foreign)}
+    assert any("Gateway" in each for each in actor_names)
+    foreign.cai.ok("cluster", "down", name, "--yes")
+    assert {path.name for path in cluster.folder.iterdir()} == {"logs"}
+    until(
+        lambda: not any("Gateway" in it.name() for it in workers(foreign)), 15, "the actor's end"
+    )
+    until(lambda: not any("Replica" in it.name() for it in workers(foreign)), 15, "the replicas'")
+    foreign.assert_untouched()
+
+
+def workers(foreign: Foreign) -> list[psutil.Process]:
+    return [p for p in foreign.processes[0].children(recursive=True) if p.is_running()]
+
+
+class TestRefused:
+    def refused(self, foreign: Foreign, name: str, code: str, **env: str) -> str:
+        spec = {"type": "existing", "address": foreign.address}
+        from support import cluster_spec
+
+        path = foreign.cai.write(f"{name}.yaml", cluster_spec(name, provider=spec))
+        done = foreign.cai("cluster", "up", path, env=env)
+        assert done.returncode == 1
+        assert code in done.stderr
+        assert "Traceback" not in done.stderr
+        left = foreign.cai.state(name)
+        assert not left.exists() or {it.name for it in left.iterdir()} <= {"logs"}
+        foreign.assert_untouched()
+        return done.stderr
+
+    def test_wrong_token(self, foreign: Foreign, tmp_path: Path) -> None:
+        (tmp_path / "token").write_text("not-the-token-of-this-ray")
+        said = self.refused(
+            foreign, "wrong", "CAI-CLUSTER-007", RAY_AUTH_TOKEN_PATH=str(tmp_path / "token")
+        )
+        assert "token" in said
+        assert "not-the-token" not in said
+
+    def test_another_version(self, foreign: Foreign, tmp_path: Path) -> None:
+        """A `cai` whose Ray takes itself for an older one."""
+        (tmp_path / "sitecustomize.py").write_text("import ray; ray.__version__ = '2.59.9'\n")
+        path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        said = self.refused(foreign, "older", "CAI-CLUSTER-008", PYTHONPATH=path)
+        assert "here is 2.59.9" in said
+
+    def test_nothing_at_the_address(self, foreign: Foreign) -> None:
+        elsewhere = Foreign(foreign.cai, f"127.0.0.1:{free_port('')}", foreign.processes)
+        said = self.refused(elsewhere, "nowhere", "CAI-CLUSTER-007")
+        assert "nothing listens" in said or elsewhere.address in said

@@ -1,0 +1,102 @@
+"""A real cluster of three local nodes that lose processes one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+from support import Cai, Cluster, ask, short_folder, until
+
+pytestmark = pytest.mark.ray
+
+SEEN_WITHIN = 15.0
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    workers = [{"name": "side", "count": 2, "cpu": 1, "memory": "512Mi"}]
+    with short_folder() as folder:
+        cai = Cai(folder)
+        try:
+            made = Cluster.up(cai, "three", head={"cpu": 1, "memory": "1Gi"}, workers=workers)
+            yield made
+        finally:
+            cai.end_everything()
+
+
+def agent(cluster: Cluster, node: str) -> psutil.Process:
+    (found,) = (p for p in cluster.processes(node) if "ray_serve_cai.cluster.node" in p.cmdline())
+    return found
+
+
+def up_again(cluster: Cluster) -> list[tuple[str, str]]:
+    data = cluster.cai.json("cluster", "up", cluster.spec)
+    return [(action["verb"], action["name"]) for action in data["actions"]]
+
+
+def test_all_nodes_are_there(cluster: Cluster) -> None:
+    assert cluster.node_states() == {"head": "ready", "side-0": "ready", "side-1": "ready"}
+    (row,) = cluster.cai.json("cluster", "list")["clusters"]
+    assert (row["nodes"], row["state"]) == (3, "ready")
+
+
+@pytest.mark.parametrize("victim", ["agent", "raylet"])
+def test_worker_that_is_killed(cluster: Cluster, victim: str) -> None:
+    if victim == "agent":
+        agent(cluster, "side-1").kill()
+    else:
+        (raylet,) = (p for p in cluster.processes("side-1") if p.name() == "raylet")
+        raylet.kill()
+    until(lambda: cluster.node_states()["side-1"] == "lost", SEEN_WITHIN, "status says lost")
+    assert cluster.cai.json("cluster", "status", "three")["state"] == "degraded"
+    assert up_again(cluster) == [("replace", "side-1")]
+    assert set(cluster.node_states().values()) == {"ready"}
+    assert up_again(cluster) == []
+
+
+def test_replica_of_a_lost_node_moves(cluster: Cluster) -> None:
+    cluster.deploy_ok("moving", resources={"cpu": 1})
+    (pid,) = (row["pid"] for row in cluster.model("moving")["instances"])
+    node = psutil.Process(pid).environ()["CAI_NODE"]
+    if node == "head":
+        pytest.fail("the replica is on the head, where the gateway would go with it")
+    for process in cluster.processes(node):
+        process.kill()
+    client = cluster.client()
+    until(lambda: answers(client), 60, "an answer from another node")
+    assert ("replace", node) in up_again(cluster)
+    cluster.delete("moving")
+
+
+def answers(client: Any) -> bool:
+    import openai
+
+    try:
+        return bool(ask(client, "moving"))
+    except openai.APIError:
+        return False
+
+
+def test_scale(cluster: Cluster) -> None:
+    data = cluster.cai.json("cluster", "scale", "three", "side=1")
+    assert [(a["verb"], a["name"]) for a in data["actions"]] == [("delete", "side-1")]
+    assert cluster.node_states() == {"head": "ready", "side-0": "ready"}
+    assert up_again(cluster) == [("create", "side-1")]
+
+
+def test_unknown_group(cluster: Cluster) -> None:
+    done = cluster.cai("cluster", "scale", "three", "sied=1")
+    assert (done.returncode, "CAI-CLUSTER-012" in done.stderr) == (2, True)
+
+
+def test_down_when_half_the_nodes_are_gone(cluster: Cluster) -> None:
+    """The head among them, killed as a whole; what is left of the cluster goes all the same."""
+    for process in [*cluster.processes("head"), *cluster.processes("side-0")]:
+        process.kill()
+    assert cluster.processes("side-1")
+    assert cluster.cai.json("cluster", "status", "three")["state"] in ("degraded", "lost")
+    done = cluster.cai("model", "list")
+    assert (done.returncode, "CAI-CLUSTER-009" in done.stderr) == (1, True)
+    cluster.down_without_trace()
