@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,9 @@ def ray_command(plan: NodePlan, address: str, ip: str, temp: str | None) -> list
     if plan.accelerator:
         command.append("--resources=" + json.dumps({f"accelerator_type:{plan.accelerator}": 1}))
     if plan.role == "worker":
-        return [*command, f"--address={address}", f"--node-ip-address={ip}"]
+        command += [f"--address={address}", f"--node-ip-address={ip}"]
+        # In one folder, nodes of one machine that start at once take each other's socket names.
+        return [*command, f"--temp-dir={temp}/{uuid.uuid4().hex[:3]}"] if temp else command
     command += ["--head", f"--port={address.rsplit(':', 1)[1]}", f"--node-ip-address={ip}"]
     # Ray's client server cannot be switched off, and its usual port would clash with another head.
     command.append(f"--ray-client-server-port={free_port('')}")

@@ -15,7 +15,7 @@ from ray_serve_cai.errors import ClusterError
 from ray_serve_cai.plan.cluster import Machine
 from ray_serve_cai.plan.nodes import AGENT_MODULE, PLAN_VARIABLE, NodePlan
 from ray_serve_cai.providers.base import LaunchContext, Node, Provider
-from ray_serve_cai.providers.processes import NODE_MARK, kill_marked, marked, marks
+from ray_serve_cai.providers.processes import kill_marked, marked, marks, node_of
 
 STOP_SECONDS = 15.0
 NVIDIA_SECONDS = 30.0
@@ -50,8 +50,8 @@ class LocalProvider(Provider):
 
     def list(self, folder: Path) -> Sequence[Node]:
         processes = list(marked(folder))
-        agents = {p.environ()[NODE_MARK] for p in processes if _is_agent(p)}
-        rest = {p.environ()[NODE_MARK] for p in processes if not _is_agent(p)} - agents
+        agents = {node_of(p) for p in processes if _is_agent(p)} - {""}
+        rest = {node_of(p) for p in processes} - agents - {""}
         orphans = [Node(node_id, "lost", "its agent is gone") for node_id in sorted(rest)]
         return [*(Node(node_id, "running") for node_id in sorted(agents)), *orphans]
 

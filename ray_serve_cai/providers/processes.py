@@ -33,6 +33,11 @@ def marked(folder: Path, node_id: str | None = None) -> Iterator[psutil.Process]
             yield process
 
 
+def node_of(process: psutil.Process) -> str:
+    """The node that the process belongs to; empty when it is gone by now."""
+    return _environment(process).get(NODE_MARK, "")
+
+
 def kill_marked(folder: Path, node_id: str | None = None) -> int:
     """SIGKILL them, again until none is left; returns how many there were."""
     killed: set[int] = set()
