@@ -103,8 +103,8 @@ CATALOGUE: dict[str, ErrorInfo] = {
     ),
     "CAI-PLAN-003": ErrorInfo(
         "The machine is too small for the cluster",
-        "The nodes of a local cluster ask for more CPU, memory or GPUs than this machine has.",
-        "Lower `cpu`, `memory` or `gpu` of the node groups.",
+        "The nodes of a local cluster ask for more memory or GPUs than this machine has.",
+        "Lower `memory` or `gpu` of the node groups.",
         USAGE,
     ),
     "CAI-CLUSTER-001": ErrorInfo(
@@ -179,6 +179,18 @@ CATALOGUE: dict[str, ErrorInfo] = {
         "`cai cluster status NAME` lists them.",
         USAGE,
     ),
+    "CAI-CLUSTER-013": ErrorInfo(
+        "A process does not end",
+        "The kernel does not let it go, or it belongs to another user.",
+        "End the processes that the message names, then repeat the command.",
+        FAILED,
+    ),
+    "CAI-CLUSTER-014": ErrorInfo(
+        "The cluster is there already",
+        "`cai serve` takes down what it brings up, and this cluster was up before.",
+        "Use `cai model deploy` on it, or give the cluster of the spec another name.",
+        FAILED,
+    ),
     "CAI-STATE-001": ErrorInfo(
         "The state folder cannot be written",
         "This user may not write there, or the disk is full.",
@@ -241,7 +253,7 @@ CATALOGUE: dict[str, ErrorInfo] = {
     ),
     "CAI-STORAGE-001": ErrorInfo(
         "The model source is not usable",
-        "The folder is missing, or holds no weights, configuration or tokenizer.",
+        "The folder is missing, or holds no weights or no configuration.",
         "Check `source`; the message names what is missing.",
         USAGE,
     ),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ray_serve_cai.cli import output
 from ray_serve_cai.cli.options import DryRun, Duration, Json, NoWait, Set, Timeout, Yes
+from ray_serve_cai.cli.plans import documents, show_plans
 from ray_serve_cai.errors import CaiError, ClusterError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ray_serve_cai.spec import Document
 
 app = typer.Typer(help="Start, show, change and remove clusters.", no_args_is_help=True)
 
@@ -34,8 +34,10 @@ def plan(spec: Spec, set_: Set = None, insecure: Insecure = False, json: Json = 
     """Print what `up` would do, and do nothing."""
     from ray_serve_cai.serving.lifecycle import plan_up
 
-    plans = [plan_up(document, insecure=insecure) for document in _documents(spec, set_)]
-    _show_plans([each.data() for each in plans], json=json)
+    plans = [
+        plan_up(document, insecure=insecure) for document in documents("Cluster", [spec], set_)
+    ]
+    show_plans([each.data() for each in plans], many="clusters", json=json)
 
 
 @app.command()
@@ -58,7 +60,7 @@ def up(
     from ray_serve_cai.serving.lifecycle import up as bring_up
 
     done = []
-    for document in _documents(spec, set_):
+    for document in documents("Cluster", [spec], set_):
         with output.phases(f"cluster {document.name}", json=json) as report:
             done.append(
                 bring_up(
@@ -70,8 +72,11 @@ def up(
                     insecure=insecure,
                 )
             )
-    _show_plans(
-        [{**each.plan.data(), "gateway_url": each.url} for each in done], json=json, talk=True
+    show_plans(
+        [{**each.plan.data(), "gateway_url": each.url} for each in done],
+        many="clusters",
+        json=json,
+        talk=True,
     )
     for each in done:
         if each.url:
@@ -134,7 +139,7 @@ def scale(
     wanted = dict(_count(text) for text in counts)
     with output.phases(f"cluster {name}", json=json) as report:
         done = scale_cluster(name, wanted, report=report, timeout=timeout)
-    _show_plans([done.data()], json=json)
+    show_plans([done.data()], many="clusters", json=json)
 
 
 @app.command()
@@ -158,6 +163,8 @@ def logs(
         state.existing_record()
     pattern = "gateway" if node == "gateway" else f"node-{node or '*'}"
     patterns = [f"{pattern}.log"] if node else ["node-*.log", "gateway.log"]
+    if node and not any(state.logs.glob(patterns[0])):
+        raise ClusterError("CAI-CLUSTER-012", f'cluster "{name}" has no log of "{node}"')
     print_logs(state.logs, patterns, tail=tail, since=_seconds(since), follow=follow)
 
 
@@ -167,7 +174,7 @@ def down(name: Name, yes: Yes = False, json: Json = False) -> None:
     from ray_serve_cai.cluster.state import ClusterState
     from ray_serve_cai.serving.lifecycle import down as take_down
 
-    if ClusterState(name).folder.is_dir():
+    if ClusterState(name).record_path.is_file():
         output.confirm(f'Remove cluster "{name}" with its models?', yes)
     with output.phases(f"cluster {name}", json=json) as report:
         removed = take_down(name, report=report)
@@ -227,36 +234,6 @@ _NODE_COLUMNS: dict[str, output.Cell] = {
     "gpu": "gpu",
     "memory": lambda row: f"{row['memory'] / 2**30:.1f}Gi" if row["memory"] else "",
 }
-
-
-def _documents(spec: Path, overrides: list[str] | None) -> list[Document]:
-    from ray_serve_cai.spec import clusters, load_files
-
-    documents = clusters(load_files([spec], overrides=overrides or ()))
-    for document in documents:
-        for note in document.notes:
-            output.say(f"note: {note}", style="yellow")
-    return documents
-
-
-def _show_plans(plans: list[dict[str, Any]], *, json: bool, talk: bool = False) -> None:
-    """Plans as one JSON object, or as tables; with `talk` the tables go to stderr."""
-    merged = dict(plans[0]) if len(plans) == 1 else {"clusters": plans}
-    merged["actions"] = [action for each in plans for action in each["actions"]]
-
-    def show(console: Console) -> None:
-        console.print(output.actions_table(merged["actions"]))
-
-    if talk and not json:
-        for action in merged["actions"]:
-            output.say(f"{action['verb']} {action['kind']} {action['name']}  {action['detail']}")
-        if not merged["actions"]:
-            output.say("nothing to do")
-    else:
-        output.emit(merged, json=json, text=show)
-    for each in plans:
-        for note in each.get("notes", ()):
-            output.say(f"note: {note}", style="yellow")
 
 
 def _count(text: str) -> tuple[str, int]:

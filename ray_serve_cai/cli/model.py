@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ import typer
 
 from ray_serve_cai.cli import output
 from ray_serve_cai.cli.options import Cluster, DryRun, Duration, Json, NoWait, Set, Timeout, Yes
+from ray_serve_cai.cli.plans import documents, show_plans
 from ray_serve_cai.cli.target import target
 from ray_serve_cai.errors import ModelError
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
+    from ray_serve_cai.plan.model import ModelPlan
     from ray_serve_cai.serving.deploy import Deployer
-    from ray_serve_cai.spec import Document
 
 app = typer.Typer(help="Deploy, show, ask and remove models.", no_args_is_help=True)
 
@@ -36,10 +37,15 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 @app.command()
 def plan(specs: Specs, cluster: Cluster = None, set_: Set = None, json: Json = False) -> None:
     """Print what `deploy` would do, and do nothing."""
-    documents = _documents(specs, set_)
+    found = documents("Model", specs, set_)
     with _deployer(cluster) as (_, _, deployer):
-        plans = [deployer.plan(document) for document in documents]
-    _show_plans([each.data() for each in plans], json=json)
+        plans = [deployer.plan(document) for document in found]
+    show_plans(
+        [each.data() for each in plans],
+        many="models",
+        json=json,
+        more=lambda console: _show_placement(console, plans),
+    )
 
 
 @app.command()
@@ -56,17 +62,21 @@ def deploy(
     if dry_run:
         plan(specs, cluster, set_, json)
         return
-    documents = _documents(specs, set_)
+    found = documents("Model", specs, set_)
     plans = []
     with _deployer(cluster, "deploy") as (_, record, deployer):
-        # All are planned before the first is touched.
-        planned = [(document, deployer.plan(document)) for document in documents]
-        for document, each in planned:
+        # All are planned before the first is touched, and each again when its turn comes: the one
+        # before it has taken its share of the nodes.
+        for document in found:
+            deployer.plan(document)
+        for document in found:
+            each = deployer.plan(document)
             with output.phases(f"model {each.name}", json=json) as report:
                 deployer.deploy(document, each, report=report, timeout=timeout, wait=not no_wait)
             plans.append(each)
     endpoint = f"{record.gateway_url}/v1"
-    _show_plans([{**each.data(), "endpoint": endpoint} for each in plans], json=json, talk=True)
+    done = [{**each.data(), "endpoint": endpoint} for each in plans]
+    show_plans(done, many="models", json=json, talk=True)
     output.last_line(endpoint, json=json)
 
 
@@ -148,7 +158,7 @@ def scale(
     """Change the number of replicas until the next `deploy` of a file, which wins."""
     with _deployer(cluster, "scale") as (_, _, deployer):
         done = deployer.scale(name, replicas)
-    _show_plans([done.data()], json=json, talk=True)
+    show_plans([done.data()], many="models", json=json, talk=True)
 
 
 @app.command()
@@ -163,11 +173,11 @@ def logs(
 ) -> None:
     """Print the logs of the model's replicas."""
     from ray_serve_cai.cluster.logs import print_logs
+    from ray_serve_cai.serving.job import log_name
     from ray_serve_cai.serving.revisions import Revisions
 
     state = target(cluster)
-    file_name = name.replace("/", "--")
-    pattern = f"model-{file_name}-r*.log"
+    pattern = log_name(name, "*", "*")
     if not any(state.logs.glob(pattern)):
         Revisions(state).existing(name)
     seconds = None if since is None else float(Duration(since))
@@ -195,15 +205,16 @@ def _finish(name: str, cluster: str | None, timeout: float, *, json: bool) -> No
     from ray_serve_cai.errors import ClusterError
     from ray_serve_cai.serving.revisions import Revisions
 
-    starting = Revisions(target(cluster)).starting(name)
-    if starting is None:
+    if Revisions(target(cluster)).starting(name) is None:
         return
     try:
         with (
-            _deployer(cluster, "wait") as (_, _, deployer),
+            _deployer(cluster, "wait") as (state, _, deployer),
             output.phases(f"model {name}", json=json) as report,
         ):
-            deployer.finish(starting, report=report, timeout=timeout, undo=False)
+            starting = Revisions(state).starting(name)
+            if starting is not None:
+                deployer.finish(starting, report=report, timeout=timeout, undo=False)
     except ClusterError as error:
         if error.code != "CAI-CLUSTER-003":
             raise
@@ -236,38 +247,10 @@ def _deployer(
         yield state, record, Deployer(state, record)
 
 
-def _documents(specs: list[Path], overrides: list[str] | None) -> list[Document]:
-    from ray_serve_cai.spec import load_files, models
-
-    documents = models(load_files(specs, overrides=overrides or ()))
-    for document in documents:
-        for note in document.notes:
-            output.say(f"note: {note}", style="yellow")
-    return documents
-
-
-def _show_plans(plans: list[dict[str, Any]], *, json: bool, talk: bool = False) -> None:
-    merged = dict(plans[0]) if len(plans) == 1 else {"models": plans}
-    merged["actions"] = [action for each in plans for action in each["actions"]]
-
-    def show(console: Console) -> None:
-        console.print(output.actions_table(merged["actions"]))
-        for each in plans:
-            room = ", ".join(f"{group} holds {n}" for group, n in each["placement"].items())
-            console.print(
-                f"{each['name']}: {each['transport']} ({each['reason']}); {room}", highlight=False
-            )
-
-    if talk and not json:
-        for action in merged["actions"]:
-            output.say(f"{action['verb']} {action['kind']} {action['name']}  {action['detail']}")
-        if not merged["actions"]:
-            output.say("nothing to do")
-    else:
-        output.emit(merged, json=json, text=show)
+def _show_placement(console: Console, plans: Sequence[ModelPlan]) -> None:
     for each in plans:
-        for note in each.get("notes", ()):
-            output.say(f"note: {note}", style="yellow")
+        room = ", ".join(f"{group} holds {n}" for group, n in each.placement.items())
+        console.print(f"{each.name}: {each.transport} ({each.reason}); {room}", highlight=False)
 
 
 def _show_models(rows: list[dict[str, Any]], *, json: bool) -> None:

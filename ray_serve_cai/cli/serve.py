@@ -14,7 +14,7 @@ import typer
 
 from ray_serve_cai.cli import output
 from ray_serve_cai.cli.options import Duration, Set, Timeout, invocation
-from ray_serve_cai.errors import CaiError, SpecError
+from ray_serve_cai.errors import CaiError, ClusterError, SpecError
 
 if TYPE_CHECKING:
     from ray_serve_cai.spec import Document
@@ -55,8 +55,11 @@ def _served(
     cluster: Document, models: Sequence[Document], timeout: float, *, insecure: bool
 ) -> Iterator[tuple[str, str]]:
     """The cluster with its models inside the block, and nothing of it afterwards."""
+    from ray_serve_cai.cluster.state import ClusterState
     from ray_serve_cai.serving.lifecycle import down, up
 
+    if ClusterState(cluster.name).record() is not None:
+        raise ClusterError("CAI-CLUSTER-014", f'cluster "{cluster.name}" is there already')
     with output.phases(f"cluster {cluster.name}") as report:
         url = up(cluster, report=report, timeout=timeout, insecure=insecure).url
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from ray_serve_cai.cluster.node import listens, own_address, ray_command
-from ray_serve_cai.errors import ClusterError
+from ray_serve_cai.errors import INTERRUPTED, CaiError, ClusterError
 from ray_serve_cai.plan.nodes import NodePlan
 from ray_serve_cai.providers.processes import kill_marked, marks
 from ray_serve_cai.providers.registry import get_provider
@@ -48,11 +48,11 @@ def join(
     machine = get_provider("local").machine()
     assert machine is not None
     plan = NodePlan(
-        id=f"{group}-{uuid.uuid4().hex[:6]}",
+        id=f"{group}-j{uuid.uuid4().hex[:6]}",
         role="worker",
         group=group,
         cpu=machine.cpus if cpu is None else cpu,
-        memory=parse_size(memory) if memory else int(machine.memory * MEMORY_SHARE),
+        memory=_size(memory) if memory else int(machine.memory * MEMORY_SHARE),
         gpu=len(machine.gpus) if gpu is None else gpu,
         gpu_ids=machine.gpus if gpu is None else machine.gpus[:gpu],
     )
@@ -70,9 +70,13 @@ def _run(plan: NodePlan, address: str, token: Path, folder: Path, node_ip: str) 
         "CUDA_VISIBLE_DEVICES": ",".join(plan.gpu_ids or ()),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
+    environment.pop("RAY_AUTH_TOKEN", None)
     ray = subprocess.Popen(ray_command(plan, address, node_ip, None), env=environment)
 
+    asked: list[int] = []
+
     def end(signum: int, _: FrameType | None) -> None:
+        asked.append(signum)
         # Ray's own answer to SIGTERM is to drain for 30 s; the head notices at once as it is.
         kill_marked(folder)
 
@@ -82,4 +86,13 @@ def _run(plan: NodePlan, address: str, token: Path, folder: Path, node_ip: str) 
         status = ray.wait()
     finally:
         kill_marked(folder)
+    if asked:
+        return INTERRUPTED
     return status if status >= 0 else 128 - status
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise CaiError("CAI-CLI-001", f"--memory: {error}") from error

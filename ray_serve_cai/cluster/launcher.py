@@ -1,11 +1,12 @@
 """Makes the nodes that are there equal to the nodes that are wanted.
 
 Whatever the last command was, and however it ended, the next `up` or `down` starts from what is
-really there: the provider's list, the agents' rows, and Ray's own view.
+really there: the provider's list and the agents' rows.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ray_serve_cai.cluster.node import TEMP_VARIABLE
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, now
 from ray_serve_cai.errors import CaiError, ClusterError
 from ray_serve_cai.plan.cluster import ClusterFacts, ClusterPlan, Machine, fixed_part, plan_cluster
@@ -28,7 +30,6 @@ Report = Callable[..., None]
 
 POLL_SECONDS = 0.05
 TAIL_LINES = 12
-TEMP_VARIABLE = "CAI_RAY_TEMP"
 
 
 class Launcher:
@@ -43,7 +44,13 @@ class Launcher:
     def facts(self, machine: Machine | None, *, gateway_running: bool) -> ClusterFacts:
         """What is there, for `plan_cluster`."""
         record = self.state.record()
+        rows = self.state.node_rows().items()
         return ClusterFacts(
+            shapes={
+                node_id: (row["cpu"], row["gpu"])
+                for node_id, row in rows
+                if {"cpu", "gpu"} <= row.keys()
+            },
             nodes=node_states(self.state, self.provider),
             fixed=record.fixed if record else None,
             gateway_running=gateway_running and record is not None,
@@ -173,7 +180,7 @@ def new_record(document: Document, before: ClusterRecord | None) -> ClusterRecor
         revision=1,
         created=now(),
         # Short: Ray puts Unix sockets in it, whose paths end at 107 bytes.
-        temp_folder=str(Path(tempfile.gettempdir()) / f"cai-{os.getuid()}-{_short(spec.name)}"),
+        temp_folder=str(Path(tempfile.gettempdir()) / f"cai-{os.getuid()}-{_digest(spec.name)}"),
         **common,
     )
 
@@ -184,9 +191,7 @@ def node_states(state: ClusterState, provider: Provider) -> dict[str, str]:
     states: dict[str, str] = {}
     for node_id, row in state.node_rows().items():
         seen = listed.pop(node_id, None)
-        if row.get("joined"):
-            states[node_id] = "joined"
-        elif seen != "running" or row.get("state") == "ended":
+        if seen != "running" or row.get("state") == "ended":
             states[node_id] = "lost"
         else:
             states[node_id] = "ready" if row["state"] == "running" else "starting"
@@ -211,9 +216,6 @@ def _record_if_readable(state: ClusterState) -> ClusterRecord | None:
         return None
 
 
-def _short(name: str) -> str:
-    import hashlib
-
-    # Two clusters of one name under two CAI_HOMEs must not share a folder.
-    digest = hashlib.sha256(str(ClusterState(name).folder.resolve()).encode()).hexdigest()[:8]
-    return f"{name[:20]}-{digest}"
+def _digest(name: str) -> str:
+    """Two clusters of one name under two CAI_HOMEs must not share a folder."""
+    return hashlib.sha256(str(ClusterState(name).folder.resolve()).encode()).hexdigest()[:10]

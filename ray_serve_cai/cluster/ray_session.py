@@ -159,14 +159,14 @@ def _unreachable(address: str, error: Exception) -> str:
 
 @contextmanager
 def _token(path: Path | None) -> Iterator[None]:
-    """Ray reads its token from the file that this variable names, when it connects."""
-    before = os.environ.get(_TOKEN_VARIABLE)
-    if path is not None:
-        os.environ[_TOKEN_VARIABLE] = str(path)
+    """Ray reads its token from these variables when it connects, and from the file last."""
+    if path is None:
+        yield
+        return
+    before = {name: os.environ.pop(name, None) for name in (_TOKEN_VARIABLE, "RAY_AUTH_TOKEN")}
+    os.environ[_TOKEN_VARIABLE] = str(path)
     try:
         yield
     finally:
-        if path is not None and before is None:
-            os.environ.pop(_TOKEN_VARIABLE, None)
-        elif path is not None and before is not None:
-            os.environ[_TOKEN_VARIABLE] = before
+        del os.environ[_TOKEN_VARIABLE]
+        os.environ.update({name: value for name, value in before.items() if value is not None})

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,15 +22,18 @@ import filelock
 
 from ray_serve_cai.errors import ClusterError, StateError
 from ray_serve_cai.spec import Document, document_from_raw
+from ray_serve_cai.spec.base import NAME_PATTERN
 
 LOCK_POLL_SECONDS = 0.1
+CLUSTER = "cluster"
 T = TypeVar("T")
+_NAME = re.compile(NAME_PATTERN)
 
 
 @dataclass
 class ClusterRecord:
-    """`cluster.json`. `raw` is the spec without resolved values, `created` epoch seconds,
-    `internal` facts the launcher chose: ports, temp folder."""
+    """`cluster.json`. `raw` is the spec without resolved values, `created` epoch seconds, `fixed`
+    the digests of what cannot change while the cluster runs."""
 
     name: str
     provider: str
@@ -57,7 +60,8 @@ def home() -> Path:
 def all_clusters() -> list[ClusterState]:
     """Every cluster that has a record, by name."""
     folder = home() / "clusters"
-    found = [ClusterState(path.name) for path in sorted(folder.glob("*")) if path.is_dir()]
+    names = [path.name for path in sorted(folder.glob("*")) if _NAME.fullmatch(path.name)]
+    found = [ClusterState(name) for name in names]
     return [state for state in found if state.record_path.is_file()]
 
 
@@ -65,6 +69,10 @@ class ClusterState:
     """Reads and writes one cluster's folder."""
 
     def __init__(self, name: str) -> None:
+        """Raises `ClusterError` (CAI-CLUSTER-001) for what no cluster can be called: the name
+        becomes part of a path that `clear` empties."""
+        if not _NAME.fullmatch(name):
+            raise ClusterError("CAI-CLUSTER-001", f'"{name}" is not the name of a cluster')
         self.name = name
         self.folder = home() / "clusters" / name
 
@@ -108,14 +116,16 @@ class ClusterState:
     def save(self, record: ClusterRecord) -> None:
         self.write(self.record_path, asdict(record))
 
-    def variables(self) -> dict[str, str]:
-        """The resolved `${…}` values that the cluster and its models were made with."""
-        return self.read(self.folder / "secrets.json") or {}
+    def variables(self, owner: str = CLUSTER) -> dict[str, str]:
+        """The resolved `${…}` values that `owner`, the cluster or a model's revision, was made
+        with. Each has its own: a new value must not reach what runs with the old one."""
+        return dict((self.read(self.folder / "secrets.json") or {}).get(owner, {}))
 
-    def add_variables(self, values: dict[str, str]) -> None:
-        merged = {**self.variables(), **values}
-        if merged:
-            self.write_private(self.folder / "secrets.json", json.dumps(merged, indent=1))
+    def set_variables(self, values: dict[str, str], owner: str = CLUSTER) -> None:
+        path = self.folder / "secrets.json"
+        known = self.read(path) or {}
+        if values or owner in known:
+            self.write(path, {**known, owner: values})
 
     def internal_key(self) -> str:
         """The key of the gateway's control plane and of HTTP replicas; made once."""
@@ -165,10 +175,11 @@ class ClusterState:
         return data
 
     def write(self, path: Path, data: dict[str, Any]) -> None:
-        self._replace(path, json.dumps(data, indent=1), 0o600)
+        self.write_private(path, json.dumps(data, indent=1))
 
     def write_private(self, path: Path, text: str) -> None:
-        self._replace(path, text, 0o600)
+        """Replace the file by one with this text that only this user may read."""
+        self._replace(path, text)
 
     @contextmanager
     def locked(self, purpose: str) -> Iterator[None]:
@@ -201,12 +212,12 @@ class ClusterState:
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
-    def _replace(self, path: Path, text: str, mode: int) -> None:
+    def _replace(self, path: Path, text: str) -> None:
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         with _state_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             try:
-                descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+                descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
                 with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                     file.write(text)
                     file.flush()
@@ -218,10 +229,6 @@ class ClusterState:
 
 def now() -> float:
     return time.time()
-
-
-def host_name() -> str:
-    return socket.gethostname()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -158,7 +158,7 @@ class Listen:
     host: str
     port: int
     transport: Literal["grpc", "http"]
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,14 @@ class LLMEngine(ABC):
     async def health(self) -> None:
         """Return if the engine can answer, raise if not. The default says yes."""
         return
+
+    async def probe(self) -> None:
+        """Make one token and raise if that fails: what `start` promised. An engine that does not
+        generate proves itself in its own way."""
+        request = PreprocessedRequest("probe", token_ids=(1,), max_tokens=1)
+        async for output in self.generate(request, GenerateContext("probe")):
+            if output.finish_reason is FinishReason.ERROR:
+                raise RuntimeError(output.error or "the engine failed to make a token")
 
     async def load(self) -> EngineLoad | None:
         """Running and waiting requests, or None when the engine cannot tell."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -21,6 +22,7 @@ from ray_serve_cai.engines.base import (
 )
 
 CALL_SECONDS = 5.0
+PROBE_SECONDS = 120.0
 _GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)\{[^}]*\} ([0-9.e+]+)$", re.MULTILINE)
 
 
@@ -43,6 +45,19 @@ class GrpcFront:
         reply = await self._stub.HealthCheck(pb.HealthCheckRequest(), timeout=CALL_SECONDS)
         if not reply.healthy:
             raise ConnectionError(reply.message or "the engine says it is not healthy")
+
+    async def probe(self) -> None:
+        """One token, or one embedding; raises what the engine says."""
+        model = await self._stub.GetModelInfo(pb.GetModelInfoRequest(), timeout=CALL_SECONDS)
+        if not model.is_generation:
+            prompt = pb.TokenizedInput(input_ids=[1])
+            request = pb.EmbedRequest(request_id="probe", tokenized=prompt)
+            await self._stub.Embed(request, timeout=PROBE_SECONDS)
+            return
+        request = PreprocessedRequest("probe", token_ids=(1,), max_tokens=1)
+        async with asyncio.timeout(PROBE_SECONDS):
+            async for _ in self.generate(request, GenerateContext("probe")):
+                pass
 
     async def config(self, endpoint: str) -> EngineConfig:
         model = await self._stub.GetModelInfo(pb.GetModelInfoRequest(), timeout=CALL_SECONDS)
@@ -109,6 +124,17 @@ class HttpFront:
 
     async def health(self) -> None:
         (await self._client.get("/health")).raise_for_status()
+
+    async def probe(self) -> None:
+        """One token, or one embedding; raises what the server says."""
+        model = (await self._client.get("/v1/models")).raise_for_status().json()["data"][0]["id"]
+        body = {"model": model, "prompt": "Hello", "max_tokens": 1}
+        reply = await self._client.post("/v1/completions", json=body, timeout=PROBE_SECONDS)
+        if reply.status_code in (httpx.codes.NOT_FOUND, httpx.codes.BAD_REQUEST):
+            # vLLM has no completions route for a model that does not generate.
+            body = {"model": model, "input": "Hello"}
+            reply = await self._client.post("/v1/embeddings", json=body, timeout=PROBE_SECONDS)
+        reply.raise_for_status()
 
     async def config(self, endpoint: str) -> EngineConfig:
         card = (await self._client.get("/v1/models")).raise_for_status().json()["data"][0]

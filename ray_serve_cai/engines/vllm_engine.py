@@ -88,6 +88,10 @@ class VLLMEngine(LLMEngine):
         if self._front is not None:
             await self._front.health()
 
+    async def probe(self) -> None:
+        if self._front is not None:
+            await self._front.probe()
+
     async def load(self) -> EngineLoad | None:
         return await self._front.load() if self._front is not None else None
 

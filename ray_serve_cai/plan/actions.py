@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-Verb = Literal["create", "replace", "update", "scale", "delete", "start", "stop", "join", "leave"]
+Verb = Literal["create", "replace", "scale", "delete", "start"]
 Kind = Literal["cluster", "node", "gateway", "model"]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -27,12 +29,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class ClusterFacts:
-    """What is there. `nodes` maps node ids to state words; `fixed` is `fixed_part` of the spec
-    that the running cluster was made from (None when there is none); `scaled` holds counts set
-    by `cluster scale`."""
+    """What is there. `nodes` maps node ids to state words, `shapes` to CPUs and GPUs; `fixed` is
+    `fixed_part` of the spec that the running cluster was made from (None when there is none);
+    `scaled` holds counts set by `cluster scale`."""
 
     nodes: Mapping[str, str] = field(default_factory=dict)
-    fixed: Mapping[str, Any] | None = None
+    fixed: Mapping[str, str] | None = None
+    shapes: Mapping[str, tuple[float, int]] = field(default_factory=dict)
     gateway_running: bool = False
     scaled: Mapping[str, int] = field(default_factory=dict)
     machine: Machine | None = None
@@ -107,11 +110,14 @@ def wanted_nodes(spec: ClusterSpec, machine: Machine | None) -> tuple[NodePlan, 
     return tuple(nodes) if machine is None else _on_machine(nodes, machine)
 
 
-def fixed_part(spec: ClusterSpec) -> dict[str, Any]:
-    """The part of a spec that cannot change while the cluster runs, without secrets."""
-    data = spec.model_dump(mode="json", exclude={"workers": True, "gateway": {"api_keys"}})
-    data["gateway"]["keys"] = len(spec.gateway.api_keys)
-    return data
+def fixed_part(spec: ClusterSpec) -> dict[str, str]:
+    """Digests of the parts of a spec that cannot change while the cluster runs, keys included."""
+    data = spec.model_dump(mode="json", exclude={"workers"})
+    return {key: _digest(value) for key, value in data.items()}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _on_machine(nodes: list[NodePlan], machine: Machine) -> tuple[NodePlan, ...]:
@@ -156,17 +162,23 @@ def _refuse_fixed_changes(spec: ClusterSpec, facts: ClusterFacts) -> None:
 
 def _node_actions(nodes: tuple[NodePlan, ...], facts: ClusterFacts) -> list[Action]:
     actions = []
+    head_is_new = facts.nodes.get(HEAD) in (None, "lost")
     for node in nodes:
         state = facts.nodes.get(node.id)
         if state is None:
             actions.append(Action("create", "node", node.id, _described(node)))
         elif state == "lost":
             actions.append(Action("replace", "node", node.id, "it is lost"))
+        elif head_is_new:
+            # Ray's workers know the old head only.
+            actions.append(Action("replace", "node", node.id, "its head is lost"))
+        elif facts.shapes.get(node.id, (node.cpu, node.gpu)) != (node.cpu, node.gpu):
+            actions.append(Action("replace", "node", node.id, f"now {_described(node)}"))
     wanted = {node.id for node in nodes}
     actions += [
         Action("delete", "node", node_id, "no longer in the spec")
-        for node_id, state in facts.nodes.items()
-        if node_id not in wanted and not state.startswith("joined")
+        for node_id in facts.nodes
+        if node_id not in wanted
     ]
     return actions
 

@@ -13,6 +13,11 @@ from ray_serve_cai.plan.actions import Action
 from ray_serve_cai.spec import ModelSpec, ReplicaRange
 from ray_serve_cai.spec.base import rounded_size
 
+
+class NoFreeRoom(PlanError):
+    """The nodes could hold the model, but for what runs there now."""
+
+
 Transport = Literal["grpc", "http"]
 Strategy = Literal["none", "start", "scale", "beside", "stop-then-start"]
 
@@ -85,6 +90,7 @@ def plan_model(spec: ModelSpec, facts: ModelFacts) -> ModelPlan:
     if replicas and sum(capacity.values()) < replicas:
         raise PlanError("CAI-PLAN-001", _does_not_fit(spec, facts.nodes, replicas, capacity))
     strategy = _strategy(spec, facts, replicas)
+    _check_free(spec, facts, strategy, replicas)
     transport, reason = next(iter(facts.transports.items()))
     keeps = strategy in ("none", "scale") and facts.current is not None
     revision = facts.current.number if keeps and facts.current else facts.next_revision
@@ -128,6 +134,26 @@ def _fit(spec: ModelSpec, cpu: float, gpu: float, memory: float) -> int:
         if want
     ]
     return int(min(rooms, default=1_000_000))
+
+
+def _check_free(spec: ModelSpec, facts: ModelFacts, strategy: Strategy, replicas: int) -> None:
+    """What other models hold is not there for this one."""
+    if strategy not in ("start", "scale"):
+        return
+    more = replicas - (facts.current.replicas if facts.current else 0)
+    free = sum(_fit(spec, r.free_cpu, r.free_gpu, r.free_memory) for r in facts.nodes)
+    if more > free:
+        raise NoFreeRoom(
+            "CAI-PLAN-001",
+            f'model "{spec.name}": needs room for {more} more replicas of {_each(spec)}; '
+            f"beside the models that run there is room for {free}",
+        )
+
+
+def _each(spec: ModelSpec) -> str:
+    need = spec.resources
+    gpu = f" and {need.gpu} GPU" if need.gpu else ""
+    return f"{need.cpu:g} CPU{gpu}" + (f" and {rounded_size(need.memory)}" if need.memory else "")
 
 
 def _strategy(spec: ModelSpec, facts: ModelFacts, replicas: int) -> Strategy:
@@ -179,8 +205,7 @@ def _does_not_fit(
             f"largest node has {rounded_size(largest)}"
         )
     room = sum(capacity.values())
-    each = f"{need.cpu:g} CPU" + (f" and {need.gpu} GPU" if need.gpu else "")
-    return f'model "{spec.name}": {replicas} replicas of {each}; the nodes hold {room}'
+    return f'model "{spec.name}": {replicas} replicas of {_each(spec)}; the nodes hold {room}'
 
 
 def _by_group(nodes: Sequence[NodeRoom], capacity: Mapping[str, int]) -> dict[str, int]:

@@ -37,6 +37,8 @@ class LocalProvider(Provider):
             **marks(context.folder, node.id),
             PLAN_VARIABLE: node.to_json(),
         }
+        # Ray would take the token in it before that of our file.
+        environment.pop("RAY_AUTH_TOKEN", None)
         with open(context.logs / f"node-{node.id}.log", "ab") as output:
             subprocess.Popen(
                 [sys.executable, "-m", AGENT_MODULE, str(context.folder)],
@@ -84,7 +86,7 @@ def _gpus() -> tuple[str, ...]:
     """The NVIDIA GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
-        return tuple(name.strip() for name in given.split(",") if name.strip())
+        return tuple(name.strip() for name in given.split(",") if name.strip() not in ("", "-1"))
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return ()

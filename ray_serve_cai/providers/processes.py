@@ -7,14 +7,17 @@ inherited by everything a node starts: Ray's daemons, its workers, engine hosts,
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
+from ray_serve_cai.errors import ClusterError
+
 FOLDER_MARK = "CAI_CLUSTER_FOLDER"
 NODE_MARK = "CAI_NODE"
-KILL_SECONDS = 10.0
+KILL_SECONDS = 30.0
 
 
 def marks(folder: Path, node_id: str) -> dict[str, str]:
@@ -39,23 +42,21 @@ def node_of(process: psutil.Process) -> str:
 
 
 def kill_marked(folder: Path, node_id: str | None = None) -> int:
-    """SIGKILL them, again until none is left; returns how many there were."""
+    """SIGKILL them, again until none is left; returns how many there were.
+
+    Raises `ClusterError` (CAI-CLUSTER-013) for processes that do not end.
+    """
     killed: set[int] = set()
+    deadline = time.monotonic() + KILL_SECONDS
     while doomed := list(marked(folder, node_id)):
+        if time.monotonic() > deadline:
+            pids = ", ".join(str(process.pid) for process in doomed)
+            raise ClusterError("CAI-CLUSTER-013", f"these processes do not end: {pids}")
         for process in doomed:
             killed.add(process.pid)
             _kill(process)
-        psutil.wait_procs(doomed, timeout=KILL_SECONDS)
+        psutil.wait_procs(doomed, timeout=KILL_SECONDS / 4)
     return len(killed)
-
-
-def is_alive(pid: int, created: float) -> bool:
-    """Whether the process that had `pid` at `created` (seconds since the epoch) still runs."""
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - created) < 1 and _running(process)
-    except psutil.Error:
-        return False
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:
@@ -72,5 +73,5 @@ def _running(process: psutil.Process) -> bool:
 def _kill(process: psutil.Process) -> None:
     try:
         process.kill()
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return

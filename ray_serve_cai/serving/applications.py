@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from ray import serve
 
 from ray_serve_cai.cluster.state import ClusterState
-from ray_serve_cai.errors import ClusterError
+from ray_serve_cai.errors import ClusterError, ModelError
 from ray_serve_cai.plan.model import ModelPlan
 from ray_serve_cai.serving.gateway import ACTOR_NAME, namespace
-from ray_serve_cai.serving.gateway_control import ask, find_gateway
+from ray_serve_cai.serving.gateway_control import ask, find_gateway, wait_until
 from ray_serve_cai.serving.job import ReplicaJob
 from ray_serve_cai.serving.replica import STOP_SECONDS, Replica
 
@@ -25,6 +27,8 @@ logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 HEALTH_PERIOD_SECONDS = 2.0
 HEALTH_TIMEOUT_SECONDS = 30.0
+# Replicas drain and stop within STOP_SECONDS; Serve itself takes a moment more.
+DELETE_SECONDS = STOP_SECONDS + 30.0
 
 
 def application_name(cluster: str, model: str, revision: int) -> str:
@@ -48,6 +52,9 @@ def start_application(plan: ModelPlan, job: ReplicaJob) -> None:
         graceful_shutdown_timeout_s=STOP_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
         max_constructor_retry_count=3,
+        # Without a version of ours Serve takes each call for new code and restarts all replicas.
+        version=f"r{job.revision}",
+        _internal=True,
     )
     target = serve.RunTarget(
         target=deployment.bind(job.to_json(), ACTOR_NAME, namespace(job.cluster)),
@@ -58,25 +65,34 @@ def start_application(plan: ModelPlan, job: ReplicaJob) -> None:
 
 
 def delete_application(cluster: str, model: str, revision: int) -> None:
-    """Take a revision out of the routing, then stop its replicas in order; waits for both."""
+    """Take a revision out of the routing, then stop its replicas in order; waits for both.
+
+    Raises `ModelError` (CAI-CLUSTER-006) when the replicas do not end in time.
+    """
     with contextlib.suppress(ClusterError):
         ask(find_gateway(cluster).drop_revision.remote(model, revision))
-    serve.delete(application_name(cluster, model, revision), _blocking=True)
+    _delete([application_name(cluster, model, revision)])
 
 
 def delete_all(state: ClusterState) -> None:
     """Delete every application of the cluster; others in the same Serve stay."""
     prefix = f"cai.{state.name}."
     names = [name for name in _application_statuses() if name.startswith(prefix)]
-    for name in names:
-        serve.delete(name, _blocking=False)
-    for name in names:
-        serve.delete(name, _blocking=True)
+    _delete(names)
 
 
 def application_status(cluster: str, model: str, revision: int) -> Any:
     """Serve's own status of a revision, or None when Serve does not know it."""
     return _application_statuses().get(application_name(cluster, model, revision))
+
+
+def _delete(names: Sequence[str]) -> None:
+    there = [name for name in names if name in _application_statuses()]
+    for name in there:
+        serve.delete(name, _blocking=False)
+    deadline = time.monotonic() + DELETE_SECONDS
+    if not wait_until(lambda: not set(there) & set(_application_statuses()), deadline):
+        raise ModelError("CAI-CLUSTER-006", f"still stopping: {', '.join(there)}")
 
 
 def _application_statuses() -> dict[str, Any]:

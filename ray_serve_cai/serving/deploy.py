@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, now
-from ray_serve_cai.errors import ModelError
+from ray_serve_cai.errors import CaiError, ModelError
 from ray_serve_cai.plan.model import (
     ModelFacts,
     ModelPlan,
+    NoFreeRoom,
     Revision,
+    digest_of,
     plan_model,
 )
 from ray_serve_cai.serving.applications import (
@@ -22,8 +27,9 @@ from ray_serve_cai.serving.applications import (
 from ray_serve_cai.serving.facts import check, node_rooms, transports
 from ray_serve_cai.serving.gateway_control import ask, find_gateway, wait_until
 from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow
+from ray_serve_cai.serving.progress import late, raise_failure, report_phase
 from ray_serve_cai.serving.readiness import first_token
-from ray_serve_cai.serving.revisions import RevisionRecord, Revisions
+from ray_serve_cai.serving.revisions import RevisionRecord, Revisions, owner_of
 from ray_serve_cai.spec import Document
 
 Report = Callable[..., None]
@@ -33,6 +39,7 @@ POLL_SECONDS = 0.25
 STATUS_SECONDS = 2.0
 # For replicas that nobody waits for.
 RESTART_SECONDS = 1800.0
+STALE_SECONDS = 3.0
 
 
 class Deployer:
@@ -50,6 +57,10 @@ class Deployer:
         spec = document.model
         check(document)
         active = self._revisions.active(spec.name)
+        starting = self._revisions.starting(spec.name)
+        if starting is not None and starting.digest == digest_of(spec) and self._serves(starting):
+            # Begun with `--no-wait`, or by a command that was killed: there is only to wait.
+            active = starting
         current = None
         if active is not None:
             current = Revision(active.revision, active.digest, active.replicas)
@@ -60,7 +71,16 @@ class Deployer:
             next_revision=self._revisions.next_number(spec.name),
             healthy=active is None or self._serves(active),
         )
-        return plan_model(spec, facts)
+        deadline = time.monotonic() + STALE_SECONDS
+        while True:
+            try:
+                return plan_model(spec, facts)
+            except NoFreeRoom:
+                # Ray learns with a delay that what was just stopped has given its share back.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+                facts = replace(facts, nodes=node_rooms())
 
     def deploy(
         self,
@@ -76,20 +96,23 @@ class Deployer:
         After a failure, time-out or interrupt the new revision is removed and the old one serves.
         Without `wait`, `finish` has the rest to do.
         """
+        starting = self._revisions.starting(plan.name)
+        if starting is not None and starting.revision == plan.revision and wait:
+            self.finish(starting, report=report, timeout=timeout)
         if plan.strategy == "none":
             return
         before = self._revisions.active(plan.name)
-        self._clear_half_made(plan.name)
-        self._state.add_variables(document.variables)
-        record = self._new_record(document, plan)
         if plan.strategy == "scale" and before is not None:
-            record = before
-            record.replicas, record.raw = plan.replicas, document.raw
+            self._rescale(document, plan, before, report, timeout if wait else None)
+            return
+        self._clear_half_made(plan.name)
+        record = self._new_record(document, plan)
+        self._state.set_variables(document.variables, owner_of(record))
         self._revisions.save(record)
-        if plan.strategy == "stop-then-start" and before is not None:
-            report("stopping", f"revision {before.revision}")
-            delete_application(self._record.name, plan.name, before.revision)
         try:
+            if plan.strategy == "stop-then-start" and before is not None:
+                report("stopping", f"revision {before.revision}")
+                delete_application(self._record.name, plan.name, before.revision)
             start_application(plan, self._job(document, record, timeout))
         except BaseException as error:
             self._give_up(record, error, report)
@@ -127,16 +150,44 @@ class Deployer:
         return bool(revisions)
 
     def scale(self, model: str, replicas: int) -> ModelPlan:
-        """Change the number of replicas until the next `deploy`; does not wait."""
+        """Change the number of replicas until the next `deploy`; does not wait.
+
+        Raises `ModelError` (CAI-MODEL-002) when the model does not run.
+        """
         record = self._revisions.existing(model)
         document = self._revisions.document(record)
         spec = document.model.model_copy(update={"replicas": replicas})
-        plan = self.plan(_with_spec(document, spec))
+        plan = self.plan(replace(document, spec=spec))
+        if plan.strategy not in ("none", "scale"):
+            raise ModelError(
+                "CAI-MODEL-002", f'model "{model}" does not run; deploy it again before scaling it'
+            )
         if plan.strategy == "scale":
-            record.replicas = replicas
-            self._revisions.save(record)
-            start_application(plan, self._job(document, record, RESTART_SECONDS))
+            self._rescale(document, plan, record, lambda *_: None, None)
         return plan
+
+    def _rescale(
+        self,
+        document: Document,
+        plan: ModelPlan,
+        record: RevisionRecord,
+        report: Report,
+        timeout: float | None,
+    ) -> None:
+        """Change only the count; on failure the old count comes back."""
+        before = record.replicas
+        record.replicas = plan.replicas
+        job = self._job(document, record, RESTART_SECONDS)
+        try:
+            start_application(plan, job)
+            if timeout is not None:
+                self._wait(record, report, time.monotonic() + timeout)
+        except BaseException:
+            start_application(replace(plan, replicas=before), job)
+            raise
+        record.raw = document.raw
+        self._state.set_variables(document.variables, owner_of(record))
+        self._revisions.save(record)
 
     def _wait(self, record: RevisionRecord, report: Report, deadline: float) -> None:
         gateway = find_gateway(self._record.name)
@@ -144,15 +195,15 @@ class Deployer:
 
         def ready() -> bool:
             rows = self._rows(record)
-            _raise_failure(rows, record)
+            raise_failure(rows, record)
             if time.monotonic() > self._status_due:
                 self._status_due = time.monotonic() + STATUS_SECONDS
                 self._raise_given_up(record)
-            _report_phase(rows, record, report)
+            report_phase(rows, record, report)
             return sum(row.phase == "ready" for row in rows) >= record.replicas
 
         if not wait_until(ready, deadline, POLL_SECONDS):
-            raise ModelError("CAI-CLUSTER-006", _late(record, self._rows(record)))
+            raise ModelError("CAI-CLUSTER-006", late(record, self._rows(record)))
         if not record.replicas:
             return
         endpoints = [row.endpoint for row in self._rows(record) if row.endpoint]
@@ -162,19 +213,29 @@ class Deployer:
         first_token(self._record.gateway_url, self._key(), record.model, deadline)
 
     def _give_up(self, record: RevisionRecord, error: BaseException, report: Report) -> None:
-        """Remove the failed revision; if the old one had to make room for it, bring that back."""
-        if record.state != "starting":
-            return
+        """Remove the failed revision; if the old one had to make room for it, bring that back.
+
+        A second failure here is reported and does not take the first one's place.
+        """
         report("undoing", f"removing revision {record.revision}")
-        delete_application(self._record.name, record.model, record.revision)
         record.state, record.message = "failed", str(error) or type(error).__name__
-        self._revisions.save(record)
-        before = self._revisions.active(record.model)
-        if before is not None and not self._serves(before):
-            report("undoing", f"starting revision {before.revision} again")
-            document = self._revisions.document(before)
-            old = plan_model(document.model, ModelFacts(node_rooms(), {before.transport: ""}))
-            start_application(old, self._job(document, before, RESTART_SECONDS))
+        try:
+            self._revisions.save(record)
+            delete_application(self._record.name, record.model, record.revision)
+            before = self._revisions.active(record.model)
+            if before is not None and not self._serves(before):
+                report("undoing", f"starting revision {before.revision} again")
+                self._restart(before)
+        except (CaiError, RayError, RayServeException, TimeoutError) as second:
+            report("undoing", f"not complete: {second}")
+
+    def _restart(self, record: RevisionRecord) -> None:
+        document = self._revisions.document(record)
+        plan = plan_model(document.model, ModelFacts(node_rooms(), {record.transport: ""}))
+        gateway = find_gateway(self._record.name)
+        ask(gateway.admit.remote(record.model, record.revision))
+        job = self._job(document, record, RESTART_SECONDS)
+        start_application(replace(plan, replicas=record.replicas), job)
 
     def _clear_half_made(self, model: str) -> None:
         """A deploy that was killed leaves a revision that nobody waits for."""
@@ -225,8 +286,6 @@ class Deployer:
             env=dict(spec.env),
             log_folder=str(self._state.logs),
             api_keys=self._worker_keys(),
-            memory=spec.resources.memory,
-            cpu=spec.resources.cpu,
             gpu=spec.resources.gpu,
             start_timeout=timeout,
             project=str(document.project),
@@ -243,31 +302,3 @@ class Deployer:
 
     def _key(self) -> str | None:
         return next(iter(self._keys()), None)
-
-
-def _raise_failure(rows: list[ReplicaRow], record: RevisionRecord) -> None:
-    """Serve would start the replica again; what failed once, at the first start, fails again."""
-    for row in rows:
-        if row.phase == "failed":
-            raise ModelError("CAI-MODEL-002", f'model "{record.model}": {row.message}')
-
-
-def _report_phase(rows: list[ReplicaRow], record: RevisionRecord, report: Report) -> None:
-    order = ["starting", "downloading", "loading", "ready"]
-    waiting = [row for row in rows if row.phase in order]
-    if waiting:
-        slowest = min(waiting, key=lambda row: order.index(row.phase))
-        ready = sum(row.phase == "ready" for row in rows)
-        phase = "scheduling" if slowest.phase == "starting" else slowest.phase
-        report(phase, f"{ready} of {record.replicas} replicas ready")
-
-
-def _late(record: RevisionRecord, rows: list[ReplicaRow]) -> str:
-    phases = ", ".join(row.phase for row in rows) or "none was scheduled"
-    return f'model "{record.model}" was not ready in time; its replicas: {phases}'
-
-
-def _with_spec(document: Document, spec: Any) -> Document:
-    from dataclasses import replace
-
-    return replace(document, spec=spec)

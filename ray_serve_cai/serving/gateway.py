@@ -14,15 +14,16 @@ import os
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import ray
 
+from ray_serve_cai.cluster.ports import is_taken
 from ray_serve_cai.errors import ClusterError
 from ray_serve_cai.serving.job import ReplicaRow
+from ray_serve_cai.serving.manifest import manifest_text, read_manifest, replace_file
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ ACTOR_NAME = "cai-gateway"
 LEASE_SECONDS = 7.0
 TICK_SECONDS = 0.5
 RESTART_SECONDS = 1.0
+PORT_SECONDS = 3.0
+LET_GO_SECONDS = 3.0
 START_SECONDS = 15.0
 # A failed or finished replica stays visible for a while, so that status can say why.
 FORGET_SECONDS = 300.0
@@ -48,8 +51,8 @@ class GatewayConfig:
     port: int
     metrics_host: str
     metrics_port: int
-    api_keys: tuple[str, ...]
-    internal_key: str
+    api_keys: tuple[str, ...] = field(repr=False)
+    internal_key: str = field(repr=False)
     max_request_bytes: int
     max_concurrent: int
     folder: str
@@ -64,9 +67,12 @@ class Gateway:
         self._rows: dict[str, ReplicaRow] = {}
         self._seen: dict[str, float] = {}
         self._process: asyncio.subprocess.Process | None = None
-        self._restarts = 0
+        # Stopping replicas go on reporting for a moment; they must not come back.
+        self._left: set[str] = set()
+        self._dropped: set[tuple[str, int]] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._folder = Path(config.folder)
+        self._manifest_path = self._folder / "workers.json"
         self._manifest = ""
         self._stopped = False
         self._starting = asyncio.Lock()
@@ -81,8 +87,9 @@ class Gateway:
         async with self._starting:
             if not self._tasks:
                 self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._restored = _read_manifest(self._folder / "workers.json")
+                self._restored = read_manifest(self._manifest_path)
                 self._write_manifest()
+                await self._free_ports()
                 await self._spawn()
                 self._tasks = [asyncio.create_task(self._keep_alive())]
                 self._tasks.append(asyncio.create_task(self._expire()))
@@ -103,22 +110,27 @@ class Gateway:
         if not self._tasks and not self._stopped:
             # Ray has started this actor anew after a crash, and nobody else will call `start`.
             await self.start()
+        if row.replica_id in self._left or (row.model, row.revision) in self._dropped:
+            return
         self._rows[row.replica_id] = row
         self._seen[row.replica_id] = time.monotonic()
         self._write_manifest()
 
     async def leave(self, replica_id: str) -> None:
-        """A replica is about to stop: send it no further requests."""
-        self._restored.pop(replica_id, None)
-        self._rows.pop(replica_id, None)
-        self._seen.pop(replica_id, None)
-        self._write_manifest()
+        """A replica is about to stop; returns when no further request goes there."""
+        row = self._rows.get(replica_id)
+        self._forget(replica_id)
+        self._left.add(replica_id)
+        if row is not None and row.endpoint:
+            await self._let_go([row.endpoint])
 
     async def drop_revision(self, model: str, revision: int) -> None:
         """Take a whole revision out of the routing, before its replicas are told to stop."""
-        for row in list(self._rows.values()):
-            if (row.model, row.revision) == (model, revision):
-                await self.leave(row.replica_id)
+        self._dropped.add((model, revision))
+        rows = [r for r in self._rows.values() if (r.model, r.revision) == (model, revision)]
+        for row in rows:
+            self._forget(row.replica_id)
+        await self._let_go([row.endpoint for row in rows if row.endpoint])
 
     async def replicas(self) -> list[ReplicaRow]:
         """Replicas heard of lately, and those that said they failed."""
@@ -129,19 +141,14 @@ class Gateway:
             if row.phase == "failed" or now - self._seen[row.replica_id] < LEASE_SECONDS
         ]
 
+    async def admit(self, model: str, revision: int) -> None:
+        """Route a revision that was dropped before: it is started again."""
+        self._dropped.discard((model, revision))
+
     async def routed(self, endpoints: list[str]) -> bool:
         """Whether SMG has taken all of `endpoints` into its routing."""
-        async with self._client() as client:
-            try:
-                workers = (await client.get("/workers")).raise_for_status().json()["workers"]
-            except (httpx.HTTPError, ValueError, KeyError):
-                return False
-        healthy = {worker["url"] for worker in workers if worker.get("is_healthy")}
-        return all(endpoint in healthy for endpoint in endpoints)
-
-    async def status(self) -> dict[str, Any]:
-        running = self._process is not None and self._process.returncode is None
-        return {"url": self.url(), "running": running, "restarts": self._restarts}
+        workers = await self._workers_of_smg()
+        return workers is not None and all(workers.get(endpoint) for endpoint in endpoints)
 
     async def stop(self) -> None:
         """End SMG and remove the manifest; the actor itself is killed by the caller."""
@@ -153,6 +160,17 @@ class Gateway:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self._folder.rmdir()
+
+    async def _free_ports(self) -> None:
+        """Another gateway at our port would answer in our name. What a former life of this actor
+        started is given a moment to end."""
+        config = self._config
+        for host, port in ((config.host, config.port), (config.metrics_host, config.metrics_port)):
+            deadline = time.monotonic() + PORT_SECONDS
+            while is_taken(host, port):
+                if time.monotonic() > deadline:
+                    raise ClusterError("CAI-CLUSTER-004", f"port {port} on {host} is in use")
+                await asyncio.sleep(TICK_SECONDS)
 
     async def _spawn(self) -> None:
         with open(self._config.log_path, "ab") as output:
@@ -166,7 +184,7 @@ class Gateway:
                 start_new_session=True,
             )
         assert self._process.stdin is not None
-        order = {**asdict(self._config), "manifest": str(self._folder / "workers.json")}
+        order = {**asdict(self._config), "manifest": str(self._manifest_path)}
         self._process.stdin.write((json.dumps(order) + "\n").encode())
         await self._process.stdin.drain()
 
@@ -185,12 +203,13 @@ class Gateway:
 
     async def _keep_alive(self) -> None:
         while True:
-            assert self._process is not None
-            status = await self._process.wait()
+            status = await self._process.wait() if self._process is not None else None
             log.warning("the gateway process ended with status %s; starting it again", status)
-            self._restarts += 1
             await asyncio.sleep(RESTART_SECONDS)
-            await self._spawn()
+            try:
+                await self._spawn()
+            except OSError:
+                log.exception("the gateway process could not be started; trying again")
 
     async def _expire(self) -> None:
         while True:
@@ -199,7 +218,30 @@ class Gateway:
             now = time.monotonic()
             for replica_id, seen in list(self._seen.items()):
                 if now - seen > FORGET_SECONDS:
-                    await self.leave(replica_id)
+                    self._forget(replica_id)
+
+    async def _let_go(self, endpoints: list[str]) -> None:
+        deadline = time.monotonic() + LET_GO_SECONDS
+        while endpoints and time.monotonic() < deadline:
+            workers = await self._workers_of_smg()
+            if workers is None or not set(endpoints) & set(workers):
+                return
+            await asyncio.sleep(0.05)
+
+    async def _workers_of_smg(self) -> dict[str, bool] | None:
+        """What SMG routes to, and whether it is healthy; None when SMG does not say."""
+        async with self._client() as client:
+            try:
+                workers = (await client.get("/workers")).raise_for_status().json()["workers"]
+            except (httpx.HTTPError, ValueError, KeyError):
+                return None
+        return {worker["url"]: bool(worker.get("is_healthy")) for worker in workers}
+
+    def _forget(self, replica_id: str) -> None:
+        self._restored.pop(replica_id, None)
+        self._rows.pop(replica_id, None)
+        self._seen.pop(replica_id, None)
+        self._write_manifest()
 
     def _workers(self) -> dict[str, str]:
         """Replica ids to endpoints: those heard of lately, and for the length of a lease those
@@ -217,15 +259,15 @@ class Gateway:
         return known | live
 
     def _write_manifest(self) -> None:
-        rows = sorted(self._workers().items())
-        workers = [{"id": replica_id, "url": endpoint} for replica_id, endpoint in rows]
-        text = json.dumps({"version": 1, "workers": workers})
+        text = manifest_text(self._workers())
         if self._stopped or text == self._manifest:
             return
-        path = self._folder / "workers.json"
-        partial = path.with_suffix(".partial")
-        partial.write_text(text)
-        os.replace(partial, path)
+        try:
+            replace_file(self._manifest_path, text)
+        except OSError:
+            # A full disk, say: the old list still routes, and the next tick tries again.
+            log.exception("the list of replicas could not be written")
+            return
         self._manifest = text
 
     async def _end_process(self) -> None:
@@ -248,11 +290,3 @@ def _start_serve() -> None:
     from ray import serve
 
     serve.start(proxy_location="Disabled")
-
-
-def _read_manifest(path: Path) -> dict[str, str]:
-    try:
-        workers = json.loads(path.read_text())["workers"]
-    except (FileNotFoundError, ValueError, KeyError):
-        return {}
-    return {worker["id"]: worker["url"] for worker in workers}

@@ -15,8 +15,7 @@ import os
 import signal
 import sys
 import threading
-import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any, TextIO
@@ -92,15 +91,17 @@ class Host:
         if engine.own_server:
             where = Listen(self._listen_host, port, job.transport, job.api_keys)
             engine.listen(where)
-            return await engine.start(self._worker_id)
+        log.info("starting the engine")
         config = await engine.start(self._worker_id)
+        log.info("asking it for a first token")
+        await engine.probe()
+        if engine.own_server:
+            return config
         return await self._serve(engine, config, folder, port)
 
     async def _serve(
         self, engine: LLMEngine, config: EngineConfig, folder: Path, port: int
     ) -> EngineConfig:
-        from dataclasses import replace
-
         from ray_serve_cai.serving.servicer import serve_engine
 
         self._server = await serve_engine(engine, config, folder, self._listen_host, port)
@@ -162,7 +163,7 @@ def _described(error: Exception) -> dict[str, str]:
     code = error.code if isinstance(error, CaiError) else "CAI-MODEL-002"
     text = str(error) or type(error).__name__
     named = text if isinstance(error, CaiError) else f"{type(error).__name__}: {text}"
-    return {"code": code, "message": named, "traceback": traceback.format_exc()}
+    return {"code": code, "message": named}
 
 
 if __name__ == "__main__":

@@ -7,15 +7,18 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ray_serve_cai.cluster.node import TEMP_VARIABLE
 from ray_serve_cai.errors import CATALOGUE, ModelError
-from ray_serve_cai.serving.job import Pulse, ReplicaJob
+from ray_serve_cai.serving.job import Pulse, ReplicaJob, log_name
 
 KILL_SECONDS = 5.0
 TAIL_LINES = 12
@@ -26,8 +29,11 @@ _EXCEPTION = re.compile(r"^\([\w-]+ pid=\d+\) ERROR .*?\] (\w*(?:Error|Exception
 class HostProcess:
     """A running `serving.host`. `pulse` is its last word, `heard` when that came (monotonic)."""
 
-    def __init__(self, process: asyncio.subprocess.Process, events: int, log_path: str) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, events: int, log_path: str, temp: str
+    ) -> None:
         self._process = process
+        self._temp = temp
         self._ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._on_phase: Callable[[str, str], None] | None = None
         self.log_path = log_path
@@ -39,6 +45,9 @@ class HostProcess:
     async def spawn(cls, job: ReplicaJob, listen_host: str, worker_id: int) -> HostProcess:
         """Start the host in a process group of its own, its output in the job's log folder."""
         log_path = _log_path(job, worker_id)
+        # In the node's own temporary folder, which goes with the node whatever happens.
+        base = os.environ.get(TEMP_VARIABLE) or None
+        temp = await asyncio.to_thread(tempfile.mkdtemp, prefix="h-", dir=base)
         read_end, write_end = os.pipe()
         with open(log_path, "ab") as output:
             process = await asyncio.create_subprocess_exec(
@@ -51,10 +60,10 @@ class HostProcess:
                 stderr=asyncio.subprocess.STDOUT,
                 pass_fds=(write_end,),
                 start_new_session=True,
-                env=_environment(job),
+                env=_environment(job, temp),
             )
         os.close(write_end)
-        host = cls(process, read_end, str(log_path))
+        host = cls(process, read_end, str(log_path), temp)
         order = {"job": job.to_json(), "listen_host": listen_host, "worker_id": worker_id}
         await host._write(order)
         return host
@@ -126,10 +135,13 @@ class HostProcess:
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        shutil.rmtree(self._temp, ignore_errors=True)
 
 
-def _environment(job: ReplicaJob) -> dict[str, str]:
+def _environment(job: ReplicaJob, temp: str) -> dict[str, str]:
     environment = dict(os.environ)
+    for name in ("TMPDIR", "VLLM_RPC_BASE_PATH", "SMG_ZMQ_SOCKET_DIR"):
+        environment[name] = temp
     # vLLM shows its process titles and logs as if on a terminal unless told otherwise.
     environment.setdefault("NO_COLOR", "1")
     environment["PYTHONUNBUFFERED"] = "1"
@@ -145,8 +157,7 @@ def _environment(job: ReplicaJob) -> dict[str, str]:
 def _log_path(job: ReplicaJob, worker_id: int) -> Path:
     folder = Path(job.log_folder)
     folder.mkdir(parents=True, exist_ok=True)
-    name = job.model.replace("/", "--")
-    return folder / f"model-{name}-r{job.revision}-{worker_id:012x}.log"
+    return folder / log_name(job.model, job.revision, f"{worker_id:012x}")
 
 
 def _tail(path: str) -> str:

@@ -21,11 +21,9 @@ class ReplicaJob:
     engine: str
     engine_args: dict[str, Any]
     transport: Literal["grpc", "http"]
-    env: dict[str, str]
+    env: dict[str, str] = field(repr=False)
     log_folder: str
-    api_keys: tuple[str, ...] = ()
-    memory: int | None = None
-    cpu: float = 1.0
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
     gpu: int = 0
     start_timeout: float = 1800.0
     project: str | None = None
@@ -36,6 +34,12 @@ class ReplicaJob:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ReplicaJob:
         return cls(**{**data, "api_keys": tuple(data.get("api_keys", ()))})
+
+
+def log_name(model: str, revision: int | str, replica: str) -> str:
+    """The log file of a replica; with `*` for the last two, a pattern for all of a model's."""
+    number = "[0-9]*" if revision == "*" else revision
+    return f"model-{model.replace('/', '%2F')}-r{number}-{replica}.log"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from ray_serve_cai.cluster.launcher import (
     launcher_of,
@@ -17,6 +19,7 @@ from ray_serve_cai.cluster.launcher import (
     new_record,
     observed_plan,
 )
+from ray_serve_cai.cluster.node import listens
 from ray_serve_cai.cluster.ports import is_taken
 from ray_serve_cai.cluster.ray_session import (
     alive_nodes,
@@ -68,10 +71,8 @@ def up(
     After any failure, time-out or interrupt the nodes that this call opened are removed again,
     unless `keep`. Raises `CaiError`.
     """
-    plan = plan_up(document, insecure=insecure)
     state = ClusterState(document.cluster.name)
     with state.locked("up"):
-        # What the lock's last holder did counts.
         plan = plan_up(document, insecure=insecure)
         before = state.record()
         if before is not None and not plan.actions and before.raw == document.raw:
@@ -99,7 +100,7 @@ def down(name: str, *, report: Report) -> bool:
         was_there = record is not None or any(launcher.provider.list(state.folder))
         if record is not None and record.ray_address:
             report("stopping", "models and gateway")
-            _stop_serving(record, state)
+            _stop_serving(record, state, report)
         report("stopping", "nodes")
         launcher.remove()
         return was_there
@@ -125,6 +126,11 @@ def session(state: ClusterState, record: ClusterRecord, patience: float = 0.0) -
                 "CAI-CLUSTER-009", f'cluster "{record.name}" is not running: {error.message}'
             ) from error
         raise
+    except (RayError, RayServeException, TimeoutError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise ClusterError(
+            "CAI-CLUSTER-009", f'cluster "{record.name}" broke off: {said[0]}'
+        ) from error
 
 
 class _Upping:
@@ -144,7 +150,7 @@ class _Upping:
         try:
             self._state.create()
             record = new_record(self._document, self._before)
-            self._state.add_variables(self._document.variables)
+            self._state.set_variables(self._document.variables)
             self._write_given_token()
             self._state.save(record)
             self._report("starting", ", ".join(a.name for a in self._plan.actions) or "changes")
@@ -193,7 +199,7 @@ class _Upping:
         if whole and not self._launcher.provider.owns_nodes:
             record = self._state.record()
             if record is not None and record.ray_address:
-                _stop_serving(record, self._state)
+                _stop_serving(record, self._state, self._report)
         try:
             self._launcher.undo(whole=whole)
         except (CaiError, OSError, psutil.Error) as error:
@@ -207,11 +213,14 @@ class _Upping:
             return
         gateway = self._spec.gateway
         starts = {action.kind for action in self._plan.actions}
-        wanted = [(gateway.host, gateway.port, "gateway.port")] if "gateway" in starts else []
+        wanted: list[tuple[str, int | str, str]] = []
+        if "gateway" in starts:
+            wanted.append((gateway.host, gateway.port, "gateway.port"))
+            wanted.append((gateway.metrics.host, gateway.metrics.port, "gateway.metrics.port"))
         if any(action.name == "head" for action in self._plan.actions):
             wanted.append(("", self._spec.ray.port, "ray.port"))
         for host, port, key in wanted:
-            if port != "auto" and is_taken(host, port):
+            if isinstance(port, int) and is_taken(host, port):
                 raise ClusterError(
                     "CAI-CLUSTER-004",
                     f"port {port} ({key}) is in use by another program",
@@ -253,15 +262,21 @@ def _address_errors(spec: ClusterSpec, record: ClusterRecord) -> Iterator[None]:
         raise
 
 
-def _stop_serving(record: ClusterRecord, state: ClusterState) -> None:
-    """Delete our applications and the gateway, if Ray still answers."""
+def _stop_serving(record: ClusterRecord, state: ClusterState, report: Report) -> None:
+    """Delete our applications and the gateway, if Ray still answers.
+
+    On nodes of our own a failure is said and passed over, since the nodes go as well; on an
+    existing Ray it would leave our applications there for good.
+    """
     try:
         with session(state, record, DOWN_PATIENCE):
             delete_all(state)
             stop_gateway(record.name)
     except CaiError as error:
-        if error.code not in ("CAI-CLUSTER-009", "CAI-CLUSTER-008"):
+        host, _, port = record.ray_address.rpartition(":")
+        if record.provider == "existing" and port.isdigit() and listens(host, int(port)):
             raise
+        report("stopping", f"not in order: {error.message}")
 
 
 def _provider_of(state: ClusterState) -> tuple[ClusterRecord | None, str]:

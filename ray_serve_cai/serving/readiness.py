@@ -41,8 +41,8 @@ def _ask(client: httpx.Client, model: str) -> httpx.Response | None:
         reply = client.post(
             "/v1/completions", json={"model": model, "prompt": "Hello", "max_tokens": 1}
         )
-        if reply.status_code == httpx.codes.BAD_REQUEST:
-            # An embedding model has no completions.
+        if reply.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.NOT_FOUND):
+            # An embedding model has no completions; its own server not even the route.
             embedded = client.post("/v1/embeddings", json={"model": model, "input": "Hello"})
             return embedded if embedded.is_success else reply
     except httpx.TransportError:

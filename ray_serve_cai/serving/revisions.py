@@ -91,7 +91,7 @@ class Revisions:
         """The revision's spec with the values it was deployed with."""
         return document_from_raw(
             record.raw,
-            self._state.variables(),
+            self._state.variables(owner_of(record)),
             Path(record.spec_path),
             project=Path(record.project),
         )
@@ -99,6 +99,11 @@ class Revisions:
     def _last(self, model: str, state: RevisionState) -> RevisionRecord | None:
         found = [record for record in self.of(model) if record.state == state]
         return found[-1] if found else None
+
+
+def owner_of(record: RevisionRecord) -> str:
+    """The key of the revision's resolved values in the state folder."""
+    return f"model {record.model} {record.revision}"
 
 
 def _file_name(model: str) -> str:

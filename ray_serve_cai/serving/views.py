@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from typing import Any
 
@@ -96,8 +97,8 @@ def _node_rows(state: ClusterState, record: ClusterRecord) -> list[dict[str, Any
         return [_node_row(node_id, "lost", rows.get(node_id, {}), None) for node_id in own]
     # A node that was removed a moment ago can still be alive to Ray.
     spec = state.document(record).cluster
-    groups = {HEAD, *(group.name for group in spec.workers)}
-    alive = {n: seen for n, seen in alive.items() if n in own or _group(n) not in groups}
+    ours = re.compile("|".join([HEAD, *(rf"{group.name}-\d+" for group in spec.workers)]))
+    alive = {n: seen for n, seen in alive.items() if n in own or not ours.fullmatch(n)}
     merged = []
     for node_id in sorted({*own, *alive}, key=lambda name: (name != HEAD, name)):
         word = own.get(node_id, "ready")

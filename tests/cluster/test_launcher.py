@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,14 @@ def world(tmp_path: Path) -> World:
 
 def silent(*_: object) -> None:
     """Report nothing."""
+
+
+def test_ray_folder_is_short_enough(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray puts Unix sockets in it, whose paths end at 107 bytes."""
+    monkeypatch.setattr(os, "getuid", lambda: 1_234_567_890)
+    record = new_record(world.document(name="a" * 40), None)
+    of_a_worker = "/abc/session_2026-11-21_12-00-00_123456_4194304/sockets/plasma_store"
+    assert len(record.temp_folder + of_a_worker) <= 107
 
 
 class TestReconcile:

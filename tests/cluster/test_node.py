@@ -36,13 +36,20 @@ class TestCommand:
         }
 
     def test_worker_joins_the_head(self) -> None:
-        command = ray_command(WORKER, "10.0.0.1:6379", "10.0.0.2", "/tmp/cai")
-        assert command[-3:] == [
+        command = ray_command(WORKER, "10.0.0.1:6379", "10.0.0.2", None)
+        assert set(command) > {
             '--resources={"accelerator_type:NVIDIA-L4": 1}',
             "--address=10.0.0.1:6379",
             "--node-ip-address=10.0.0.2",
-        ]
-        assert "--num-gpus=2" in command
+            "--num-gpus=2",
+        }
+        assert "--head" not in command
+
+    def test_workers_of_one_machine_share_no_folder(self) -> None:
+        """Ray counts up the names of its sockets, and two that start at once take the same."""
+        folders = {ray_command(WORKER, "h:1", "h", "/tmp/cai")[-1] for _ in range(2)}
+        assert len(folders) == 2
+        assert all(folder.startswith("--temp-dir=/tmp/cai/") for folder in folders)
 
     @pytest.mark.parametrize(("cpu", "told"), [(0, 0), (0.5, 1), (1, 1), (2.9, 2)])
     def test_whole_cpus(self, cpu: float, told: int) -> None:

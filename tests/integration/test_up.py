@@ -62,7 +62,7 @@ def test_killed_then_down(cai: Cai, spec: Path) -> None:
 
 
 def test_in_time_out(cai: Cai, spec: Path) -> None:
-    done = cai("cluster", "up", spec, "--timeout", "1s")
+    done = cai("cluster", "up", spec, "--timeout", "0.1s")
     assert done.returncode == 4
     assert "CAI-CLUSTER-006" in done.stderr
     assert_no_trace(cai)

@@ -15,7 +15,7 @@ from support import until
 from ray_serve_cai.plan.nodes import AGENT_MODULE, NodePlan
 from ray_serve_cai.providers.base import LaunchContext
 from ray_serve_cai.providers.local import LocalProvider
-from ray_serve_cai.providers.processes import is_alive, kill_marked, marked, marks
+from ray_serve_cai.providers.processes import kill_marked, marked, marks
 
 # Waits like an agent whose head never comes; its command line is an agent's.
 AGENT = [sys.executable, "-c", "import time; time.sleep(600)", "-m", AGENT_MODULE]
@@ -70,14 +70,6 @@ class TestMarks:
         until(lambda: len(list(marked(folder, "head"))) == 3, 5, "the children of the shell")
         assert kill_marked(folder, "head") == 3
         assert list(marked(folder)) == []
-
-    def test_alive_is_told_from_a_reused_pid(self, folder: Path) -> None:
-        process = run(folder, "head")
-        created = process.create_time()
-        assert is_alive(process.pid, created)
-        assert not is_alive(process.pid, created - 100)
-        kill_marked(folder)
-        assert not is_alive(process.pid, created)
 
 
 class TestLocalProvider:
