@@ -93,6 +93,9 @@ def _bounded_init(address: str, namespace: str) -> None:
 
     def init() -> None:
         logging.getLogger("ray").setLevel(logging.ERROR)
+        # Ray prints the cluster's own errors between our lines whatever `log_to_driver` says;
+        # its debugger uses this switch too.
+        ray._private.worker._worker_logs_enabled = False
         try:
             ray.init(
                 address=address,

@@ -39,7 +39,7 @@ POLL_SECONDS = 0.25
 STATUS_SECONDS = 2.0
 # For replicas that nobody waits for.
 RESTART_SECONDS = 1800.0
-STALE_SECONDS = 3.0
+STALE_SECONDS = 2.0
 
 
 class Deployer:
@@ -71,16 +71,12 @@ class Deployer:
             next_revision=self._revisions.next_number(spec.name),
             healthy=active is None or self._serves(active),
         )
-        deadline = time.monotonic() + STALE_SECONDS
-        while True:
-            try:
-                return plan_model(spec, facts)
-            except NoFreeRoom:
-                # Ray learns with a delay that what was just stopped has given its share back.
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(POLL_SECONDS)
-                facts = replace(facts, nodes=node_rooms())
+        try:
+            return plan_model(spec, facts)
+        except NoFreeRoom:
+            # Ray learns with a delay that what was just stopped has given its share back.
+            time.sleep(STALE_SECONDS)
+            return plan_model(spec, replace(facts, nodes=node_rooms()))
 
     def deploy(
         self,
