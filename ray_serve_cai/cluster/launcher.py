@@ -87,17 +87,18 @@ class Launcher:
     def wait_for_nodes(
         self,
         nodes: Sequence[NodePlan],
-        alive: Callable[[], Mapping[str, Any]],
+        alive: Callable[[Mapping[str, Any]], Mapping[str, Any]],
         deadline: float,
         report: Report,
     ) -> None:
         """Return once Ray lists every node as alive."""
         while True:
-            missing = [node.id for node in nodes if node.id not in alive()]
+            rows = self.state.node_rows()
+            there = alive(rows)
+            missing = [node.id for node in nodes if node.id not in there]
             if not missing:
                 return
             report("starting", f"waiting for {', '.join(missing)}")
-            rows = self.state.node_rows()
             for node_id in missing:
                 self._fail_if_ended(node_id, rows.get(node_id, {}))
             if time.monotonic() > deadline:

@@ -56,6 +56,7 @@ class Agent:
             "ip": own_address(),
             "pid": os.getpid(),
             "created": psutil.Process().create_time(),
+            "run": uuid.uuid4().hex[:8],
         }
 
     def run(self) -> int:
@@ -65,7 +66,9 @@ class Agent:
         except TimeoutError as error:
             print(f"cai node {self._plan.id}: {error}", file=sys.stderr)
             return self._finish(1)
-        command = ray_command(self._plan, address, self._row["ip"], os.environ.get(TEMP_VARIABLE))
+        command = ray_command(
+            self._plan, address, self._row["ip"], os.environ.get(TEMP_VARIABLE), self._row["run"]
+        )
         ray = subprocess.Popen(command, env=self._ray_environment())
         self._write("running")
         return self._finish(ray.wait())
@@ -115,11 +118,13 @@ class Agent:
         os.replace(partial, path)
 
 
-def ray_command(plan: NodePlan, address: str, ip: str, temp: str | None) -> list[str]:
+def ray_command(
+    plan: NodePlan, address: str, ip: str, temp: str | None, run: str = "0"
+) -> list[str]:
     """The `ray start` line. Resources are always explicit: in a container Ray would count the
     host's. `python -m`, since `ray` need not be on PATH."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
-    command += ["--disable-usage-stats", f"--labels=cai-node={plan.id}"]
+    command += ["--disable-usage-stats", f"--labels=cai-node={plan.id},cai-run={run}"]
     command += [f"--num-cpus={_whole(plan.cpu)}", f"--num-gpus={plan.gpu}"]
     if plan.memory:
         command.append(f"--memory={plan.memory}")

@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,20 @@ def connected(
             ray.shutdown()
 
 
-def alive_nodes() -> dict[str, dict[str, Any]]:
-    """Ray's live nodes by our node id; nodes that we did not start go by Ray's own id."""
-    return {
-        node["Labels"].get("cai-node") or node["NodeID"]: node
-        for node in ray.nodes()
-        if node["Alive"]
-    }
+def alive_nodes(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Ray's live nodes by our node id; nodes that we did not start go by Ray's own id.
+
+    Ray counts a killed node among the living for some seconds. `rows`, the agents' words, tell
+    such a predecessor from the node of the same id that is there now.
+    """
+    found = {}
+    for node in ray.nodes():
+        labels = node["Labels"]
+        node_id = labels.get("cai-node") or node["NodeID"]
+        row = rows.get(node_id, {})
+        if node["Alive"] and row.get("run") in (None, labels.get("cai-run")):
+            found[node_id] = node
+    return found
 
 
 def default_token_exists() -> bool:

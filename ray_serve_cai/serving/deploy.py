@@ -65,7 +65,7 @@ class Deployer:
         if active is not None:
             current = Revision(active.revision, active.digest, active.replicas)
         facts = ModelFacts(
-            nodes=node_rooms(),
+            nodes=node_rooms(self._state),
             transports=transports(document),
             current=current,
             next_revision=self._revisions.next_number(spec.name),
@@ -76,7 +76,7 @@ class Deployer:
         except NoFreeRoom:
             # Ray learns with a delay that what was just stopped has given its share back.
             time.sleep(STALE_SECONDS)
-            return plan_model(spec, replace(facts, nodes=node_rooms()))
+            return plan_model(spec, replace(facts, nodes=node_rooms(self._state)))
 
     def deploy(
         self,
@@ -227,7 +227,9 @@ class Deployer:
 
     def _restart(self, record: RevisionRecord) -> None:
         document = self._revisions.document(record)
-        plan = plan_model(document.model, ModelFacts(node_rooms(), {record.transport: ""}))
+        plan = plan_model(
+            document.model, ModelFacts(node_rooms(self._state), {record.transport: ""})
+        )
         gateway = find_gateway(self._record.name)
         ask(gateway.admit.remote(record.model, record.revision))
         job = self._job(document, record, RESTART_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ray
 
 from ray_serve_cai.cluster.ray_session import alive_nodes
+from ray_serve_cai.cluster.state import ClusterState
 from ray_serve_cai.engines.registry import get_registry
 from ray_serve_cai.engines.vllm_config import check_args, choose_transport
 from ray_serve_cai.errors import EngineError, ModelError
@@ -13,11 +14,11 @@ from ray_serve_cai.spec import Document
 from ray_serve_cai.storage.source import check_folder, local_folder
 
 
-def node_rooms() -> list[NodeRoom]:
-    """Ray's live nodes with their total and free resources."""
+def node_rooms(state: ClusterState) -> list[NodeRoom]:
+    """The cluster's live nodes with their total and free resources."""
     free = ray._private.state.available_resources_per_node()
     rooms = []
-    for node_id, node in alive_nodes().items():
+    for node_id, node in alive_nodes(state.node_rows()).items():
         total, left = node["Resources"], free.get(node["NodeID"], {})
         rooms.append(
             NodeRoom(

@@ -175,7 +175,7 @@ class _Upping:
         else:
             record.ray_address, patience = record.ray_address or self._spec_address(), 0.0
         self._state.save(record)
-        with _address_errors(self._spec, record), self._connected(record, patience):
+        with _address_errors(self._spec, record, deadline), self._connected(record, patience):
             record.ray_address = gcs_address()
             nodes = self._plan.nodes
             self._launcher.wait_for_nodes(nodes, alive_nodes, deadline, self._report)
@@ -196,10 +196,13 @@ class _Upping:
     def _undo(self) -> None:
         """A new cluster goes whole; of an older one only what this call opened."""
         whole = self._before is None
-        if whole and not self._launcher.provider.owns_nodes:
-            record = self._state.record()
-            if record is not None and record.ray_address:
-                _stop_serving(record, self._state, self._report)
+        try:
+            if whole and not self._launcher.provider.owns_nodes:
+                record = self._state.record()
+                if record is not None and record.ray_address:
+                    _stop_serving(record, self._state, self._report)
+        except CaiError as error:
+            self._report("undoing", f"not all could be removed: {error.message}")
         try:
             self._launcher.undo(whole=whole)
         except (CaiError, OSError, psutil.Error) as error:
@@ -251,12 +254,14 @@ def _token_path(record: ClusterRecord, state: ClusterState) -> Path | None:
 
 
 @contextmanager
-def _address_errors(spec: ClusterSpec, record: ClusterRecord) -> Iterator[None]:
-    """A head of ours that does not answer is a node that failed, with its log."""
+def _address_errors(spec: ClusterSpec, record: ClusterRecord, deadline: float) -> Iterator[None]:
+    """A head of ours that does not answer is late, or a node that failed, with its log."""
     try:
         yield
     except ClusterError as error:
         if error.code == "CAI-CLUSTER-007" and spec.provider.type != "existing":
+            if time.monotonic() >= deadline:
+                raise ClusterError("CAI-CLUSTER-006", "the head was not up in time") from error
             tail = log_tail(ClusterState(record.name).logs / "node-head.log")
             raise ClusterError("CAI-CLUSTER-005", f"{error.message}\n{tail}") from error
         raise

@@ -92,7 +92,7 @@ def _node_rows(state: ClusterState, record: ClusterRecord) -> list[dict[str, Any
         ]
     try:
         with session(state, record):
-            alive = alive_nodes()
+            alive = alive_nodes(rows)
     except CaiError:
         return [_node_row(node_id, "lost", rows.get(node_id, {}), None) for node_id in own]
     # A node that was removed a moment ago can still be alive to Ray.

@@ -8,15 +8,18 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from support import Cai, Cluster, ask, short_folder, until
+from support import Cai, Cluster, ask, cluster_spec, short_folder, until
 
 from ray_serve_cai.cluster.node import own_address
 from ray_serve_cai.cluster.ports import free_port
 
 pytestmark = pytest.mark.ray
+
+TOKEN = "the-token-of-somebody-else-0123456789"
 
 
 @dataclass
@@ -35,20 +38,23 @@ class Foreign:
 def foreign() -> Iterator[Foreign]:
     with short_folder() as folder:
         # `auto` looks into this folder first, so other Rays of the machine are not met.
-        cai = Cai(folder, {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "token"})
-        (folder / "u").mkdir()
+        cai = Cai(folder, {"RAY_TMPDIR": str(folder)})
+        (folder / "u" / ".ray").mkdir(parents=True)
+        (folder / "u" / ".ray" / "auth_token").write_text(TOKEN)
         address = f"{own_address()}:{free_port('')}"
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
         command += [f"--port={address.split(':')[1]}", "--num-cpus=2", "--disable-usage-stats"]
         command += ["--include-dashboard=false", "--object-store-memory=100000000"]
         log = (folder / "ray.log").open("wb")
         started = subprocess.Popen(
-            command, env=cai.environment(), start_new_session=True, stdout=log, stderr=log
+            command,
+            env=cai.environment({"RAY_AUTH_MODE": "token"}),
+            start_new_session=True,
+            stdout=log,
+            stderr=log,
         )
         try:
-            record = folder / "ray" / "ray_current_cluster"
-            until(record.is_file, 60, f"Ray's start\n{(folder / 'ray.log').read_text()}")
-            until(lambda: b"--block" in (folder / "ray.log").read_bytes(), 60, "Ray's start")
+            until(lambda: b"block forever" in (folder / "ray.log").read_bytes(), 60, "Ray's start")
             head = psutil.Process(started.pid)
             daemons = [p for p in head.children() if p.name() in ("gcs_server", "raylet")]
             assert len(daemons) == 2
@@ -100,36 +106,30 @@ def workers(foreign: Foreign) -> list[psutil.Process]:
 
 
 class TestRefused:
-    def refused(self, foreign: Foreign, name: str, code: str, **env: str) -> str:
-        spec = {"type": "existing", "address": foreign.address}
-        from support import cluster_spec
-
-        path = foreign.cai.write(f"{name}.yaml", cluster_spec(name, provider=spec))
-        done = foreign.cai("cluster", "up", path, env=env)
+    def refused(self, foreign: Foreign, code: str, **how: Any) -> str:
+        env, provider = how.pop("env", {}), {"type": "existing", "address": foreign.address}
+        spec = cluster_spec("refused", provider=provider | how)
+        done = foreign.cai("cluster", "up", foreign.cai.write("refused.yaml", spec), env=env)
         assert done.returncode == 1
         assert code in done.stderr
         assert "Traceback" not in done.stderr
-        left = foreign.cai.state(name)
+        left = foreign.cai.state("refused")
         assert not left.exists() or {it.name for it in left.iterdir()} <= {"logs"}
         foreign.assert_untouched()
         return done.stderr
 
-    def test_wrong_token(self, foreign: Foreign, tmp_path: Path) -> None:
-        (tmp_path / "token").write_text("not-the-token-of-this-ray")
-        said = self.refused(
-            foreign, "wrong", "CAI-CLUSTER-007", RAY_AUTH_TOKEN_PATH=str(tmp_path / "token")
-        )
-        assert "token" in said
+    def test_wrong_token(self, foreign: Foreign) -> None:
+        said = self.refused(foreign, "CAI-CLUSTER-007", token="not-the-token-of-this-ray")
+        assert "refuses the token" in said
         assert "not-the-token" not in said
 
     def test_another_version(self, foreign: Foreign, tmp_path: Path) -> None:
         """A `cai` whose Ray takes itself for an older one."""
         (tmp_path / "sitecustomize.py").write_text("import ray; ray.__version__ = '2.59.9'\n")
         path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        said = self.refused(foreign, "older", "CAI-CLUSTER-008", PYTHONPATH=path)
+        said = self.refused(foreign, "CAI-CLUSTER-008", env={"PYTHONPATH": path})
         assert "here is 2.59.9" in said
 
     def test_nothing_at_the_address(self, foreign: Foreign) -> None:
-        elsewhere = Foreign(foreign.cai, f"127.0.0.1:{free_port('')}", foreign.processes)
-        said = self.refused(elsewhere, "nowhere", "CAI-CLUSTER-007")
-        assert "nothing listens" in said or elsewhere.address in said
+        said = self.refused(foreign, "CAI-CLUSTER-007", address=f"127.0.0.1:{free_port('')}")
+        assert "nothing listens there" in said
