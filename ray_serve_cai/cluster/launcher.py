@@ -60,12 +60,14 @@ class Launcher:
 
     def launch(self, plan: ClusterPlan, spec: ClusterSpec, record: ClusterRecord) -> None:
         """Start what the plan creates or replaces and end what it deletes."""
-        surplus = _named(plan, "delete")
-        if surplus:
-            self.provider.terminate(self.state.folder, surplus)
-            for node_id in surplus:
+        replaced, surplus = _named(plan, "replace"), _named(plan, "delete")
+        listed = {node.id for node in self.provider.list(self.state.folder)}
+        ended = [*surplus, *(node_id for node_id in replaced if node_id in listed)]
+        if ended:
+            self.provider.terminate(self.state.folder, ended)
+            for node_id in ended:
                 self.state.forget_node(node_id)
-        wanted = {*_named(plan, "create"), *_named(plan, "replace")}
+        wanted = {*_named(plan, "create"), *replaced}
         for node in plan.nodes:
             if node.id in wanted:
                 self.state.forget_node(node.id)
@@ -95,7 +97,8 @@ class Launcher:
         while True:
             rows = self.state.node_rows()
             there = alive(rows)
-            missing = [node.id for node in nodes if node.id not in there]
+            # Without a row of its own yet, what Ray lists is a node's predecessor.
+            missing = [node.id for node in nodes if node.id not in rows or node.id not in there]
             if not missing:
                 return
             report("starting", f"waiting for {', '.join(missing)}")

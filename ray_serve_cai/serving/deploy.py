@@ -11,14 +11,8 @@ from ray.serve.exceptions import RayServeException
 
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, now
 from ray_serve_cai.errors import CaiError, ModelError
-from ray_serve_cai.plan.model import (
-    ModelFacts,
-    ModelPlan,
-    NoFreeRoom,
-    Revision,
-    digest_of,
-    plan_model,
-)
+from ray_serve_cai.plan import model as planning
+from ray_serve_cai.plan.model import ModelFacts, ModelPlan, Revision, plan_model
 from ray_serve_cai.serving.applications import (
     application_status,
     delete_application,
@@ -58,22 +52,23 @@ class Deployer:
         check(document)
         active = self._revisions.active(spec.name)
         starting = self._revisions.starting(spec.name)
-        if starting is not None and starting.digest == digest_of(spec) and self._serves(starting):
+        if (
+            starting is not None
+            and starting.digest == planning.digest_of(spec)
+            and self._serves(starting)
+        ):
             # Begun with `--no-wait`, or by a command that was killed: there is only to wait.
             active = starting
-        current = None
-        if active is not None:
-            current = Revision(active.revision, active.digest, active.replicas)
         facts = ModelFacts(
             nodes=node_rooms(self._state),
             transports=transports(document),
-            current=current,
+            current=Revision(active.revision, active.digest, active.replicas) if active else None,
             next_revision=self._revisions.next_number(spec.name),
             healthy=active is None or self._serves(active),
         )
         try:
             return plan_model(spec, facts)
-        except NoFreeRoom:
+        except planning.NoFreeRoom:
             # Ray learns with a delay that what was just stopped has given its share back.
             time.sleep(STALE_SECONDS)
             return plan_model(spec, replace(facts, nodes=node_rooms(self._state)))
@@ -227,11 +222,11 @@ class Deployer:
 
     def _restart(self, record: RevisionRecord) -> None:
         document = self._revisions.document(record)
-        plan = plan_model(
-            document.model, ModelFacts(node_rooms(self._state), {record.transport: ""})
-        )
-        gateway = find_gateway(self._record.name)
-        ask(gateway.admit.remote(record.model, record.revision))
+        # As one that is there: Serve itself waits for the room of what was just stopped.
+        here = Revision(record.revision, record.digest, record.replicas)
+        facts = ModelFacts(node_rooms(self._state), {record.transport: ""}, here, healthy=False)
+        plan = plan_model(document.model, facts)
+        ask(find_gateway(self._record.name).admit.remote(record.model, record.revision))
         job = self._job(document, record, RESTART_SECONDS)
         start_application(replace(plan, replicas=record.replicas), job)
 

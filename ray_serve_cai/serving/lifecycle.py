@@ -142,7 +142,7 @@ class _Upping:
         self._document, self._spec = document, document.cluster
         self._state, self._plan, self._report = state, plan, report
         self._launcher = launcher_of(state, self._spec.provider.type)
-        self._before = state.record()
+        self._before, self._values = state.record(), state.variables()
 
     def run(self, timeout: float, *, wait: bool, keep: bool) -> Up:
         deadline = time.monotonic() + timeout
@@ -209,6 +209,7 @@ class _Upping:
             # What made `up` fail is what the user must see.
             self._report("undoing", f"not all could be removed: {error}")
         if not whole and self._before is not None:
+            self._state.set_variables(self._values)
             self._state.save(self._before)
 
     def _check_ports(self) -> None:

@@ -77,6 +77,12 @@ class TestReconcile:
         assert node_states(world.state, world.provider)["gpu-1"] == "lost"
         assert world.launch(workers=2) == ["gpu-1"]
 
+    def test_lost_head_takes_its_workers_along(self, world: World) -> None:
+        world.launch(workers=2)
+        world.provider.lose("head")
+        assert world.launch(workers=2) == ["head", "gpu-0", "gpu-1"]
+        assert world.provider.terminated == ["gpu-0", "gpu-1"]
+
     def test_surplus_is_ended(self, world: World) -> None:
         world.launch(workers=2)
         assert world.launch(workers=1) == []
@@ -143,13 +149,20 @@ class TestWaiting:
         world.launch(workers=1)
         self.wait(world, {"head": {}, "gpu-0": {}}, seconds=0)
 
+    def test_predecessor_is_not_the_node(self, world: World) -> None:
+        """Ray counts a killed node among the living for some seconds."""
+        world.launch(workers=1)
+        world.state.forget_node("gpu-0")
+        with pytest.raises(ClusterError, match="not ready in time: gpu-0"):
+            self.wait(world, {"head": {}, "gpu-0": {}}, seconds=0)
+
     def wait(self, world: World, alive: Mapping[str, Any], seconds: float) -> None:
         import time
 
         deadline = time.monotonic() + seconds
         nodes = world.document(workers=1).cluster
         wanted = plan_cluster(nodes, world.launcher.facts(None, gateway_running=True)).nodes
-        world.launcher.wait_for_nodes(wanted, lambda: alive, deadline, silent)
+        world.launcher.wait_for_nodes(wanted, lambda _: alive, deadline, silent)
 
 
 class TestRemove:
@@ -243,6 +256,21 @@ class TestFailingUp:
         assert list(world.provider.there) == ["head"]
         assert world.state.existing_record() == before
         assert sorted(world.state.node_rows()) == ["head"]
+
+    def test_failed_change_brings_the_values_back(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from ray_serve_cai.serving.lifecycle import up
+
+        monkeypatch.setenv("OLD", "sk-1")
+        monkeypatch.setenv("NEW", "sk-1")
+        keys = {name: {"port": "auto", "api_keys": [f"${{{name}}}"]} for name in ("OLD", "NEW")}
+        up(world.document(gateway=keys["OLD"]), report=silent, timeout=5, wait=False)
+        world.provider.refused["gpu-0"] = refusal("gpu-0")
+        with pytest.raises(ClusterError):
+            up(world.document(1, gateway=keys["NEW"]), report=silent, timeout=5)
+        document = world.state.document(world.state.existing_record())
+        assert document.cluster.gateway.api_keys == ("sk-1",)
 
     def test_failing_removal_does_not_hide_the_cause(self, world: World) -> None:
         world.provider.refused["gpu-0"] = refusal("gpu-0")

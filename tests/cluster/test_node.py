@@ -19,11 +19,11 @@ WORKER = NodePlan("gpu-0", "worker", "gpu", 16, 2**36, 2, (0, 1), "NVIDIA-L4")
 
 class TestCommand:
     def test_head(self) -> None:
-        command = ray_command(HEAD, "10.0.0.1:6379", "10.0.0.1", "/tmp/cai")
+        command = ray_command(HEAD, "10.0.0.1:6379", "10.0.0.1", "/tmp/cai", "1f")
         assert command[:5] == [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
         assert set(command[5:]) > {
             "--disable-usage-stats",
-            "--labels=cai-node=head",
+            "--labels=cai-node=head,cai-run=1f",
             "--num-cpus=2",
             "--num-gpus=0",
             "--memory=1073741824",

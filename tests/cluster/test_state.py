@@ -57,7 +57,7 @@ class TestFiles:
 
     def test_only_the_owner_may_read(self, state: ClusterState) -> None:
         state.save(RECORD)
-        state.add_variables({"CAI_API_KEY": "sk-1"})
+        state.set_variables({"CAI_API_KEY": "sk-1"})
         state.internal_key()
         for path in state.folder.rglob("*"):
             mode = stat.S_IMODE(path.stat().st_mode)
@@ -69,10 +69,22 @@ class TestFiles:
         assert (state.token_path.read_text(), state.internal_key()) == (token, key)
         assert len(token) >= 32
 
-    def test_variables_add_up(self, state: ClusterState) -> None:
-        state.add_variables({"A": "1", "B": "1"})
-        state.add_variables({"B": "2"})
-        assert state.variables() == {"A": "1", "B": "2"}
+    def test_each_owner_has_its_variables(self, state: ClusterState) -> None:
+        state.set_variables({"A": "1", "B": "1"})
+        state.set_variables({"A": "2"}, "model chat 1")
+        assert state.variables() == {"A": "1", "B": "1"}
+        assert state.variables("model chat 1") == {"A": "2"}
+        assert state.variables("model chat 2") == {}
+        state.set_variables({"B": "3"})
+        assert state.variables() == {"B": "3"}
+        state.set_variables({})
+        assert state.variables() == {}
+
+    @pytest.mark.parametrize("name", ["", ".", "..", "/tmp/x", "a/b", "A", "a\n"])
+    def test_what_no_cluster_is_called(self, name: str) -> None:
+        with pytest.raises(ClusterError) as caught:
+            ClusterState(name)
+        assert caught.value.code == "CAI-CLUSTER-001"
 
     def test_clear_leaves_the_logs(self, state: ClusterState) -> None:
         state.save(RECORD)

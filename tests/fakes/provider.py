@@ -59,7 +59,8 @@ class FakeProvider(Provider):
     def _write_row(self, node: NodePlan, folder: Path, state: str) -> None:
         row = {"id": node.id, "role": node.role, "group": node.group, "state": state}
         path = folder / "nodes" / f"{node.id}.json"
-        path.write_text(json.dumps(row | {"ip": "127.0.0.1", "ray_port": 1, "cpu": node.cpu}))
+        shape = {"cpu": node.cpu, "gpu": node.gpu}
+        path.write_text(json.dumps(row | shape | {"ip": "127.0.0.1", "ray_port": 1}))
 
 
 def refusal(node_id: str) -> ClusterError:

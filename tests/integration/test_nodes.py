@@ -20,7 +20,7 @@ def cluster() -> Iterator[Cluster]:
     with short_folder() as folder:
         cai = Cai(folder)
         try:
-            made = Cluster.up(cai, "three", head={"cpu": 1, "memory": "1Gi"}, workers=workers)
+            made = Cluster.up(cai, "three", head={"cpu": 0, "memory": "1Gi"}, workers=workers)
             yield made
         finally:
             cai.end_everything()

@@ -14,7 +14,7 @@ from ray_serve_cai.plan.cluster import (
     plan_cluster,
     wanted_nodes,
 )
-from ray_serve_cai.plan.nodes import NodePlan
+from ray_serve_cai.plan.nodes import HEAD, NodePlan
 from ray_serve_cai.spec import ClusterSpec
 
 GI = 2**30
@@ -29,8 +29,14 @@ def spec(workers: int | list[dict[str, Any]] = 0, **keys: Any) -> ClusterSpec:
 
 def there(wanted: ClusterSpec, **changes: str) -> ClusterFacts:
     """The facts after an `up` of this spec."""
-    nodes = {node.id: "ready" for node in wanted_nodes(wanted, MACHINE)} | changes
-    return ClusterFacts(nodes, fixed_part(wanted), gateway_running=True, machine=MACHINE)
+    nodes = wanted_nodes(wanted, MACHINE)
+    return ClusterFacts(
+        {node.id: "ready" for node in nodes} | changes,
+        fixed_part(wanted),
+        {node.id: (node.cpu, node.gpu) for node in nodes},
+        gateway_running=True,
+        machine=MACHINE,
+    )
 
 
 def steps(plan: ClusterPlan) -> list[tuple[str, str, str]]:
@@ -58,6 +64,26 @@ def test_lost_node_is_replaced() -> None:
     assert steps(plan_cluster(wanted, facts)) == [("replace", "node", "gpu-1")]
 
 
+def test_lost_head_takes_its_workers_along() -> None:
+    wanted = spec(workers=2)
+    plan = plan_cluster(wanted, there(wanted, **{HEAD: "lost", "gpu-1": "lost"}))
+    assert [(action.verb, action.name, action.detail) for action in plan.actions] == [
+        ("replace", HEAD, "it is lost"),
+        ("replace", "gpu-0", "its head is lost"),
+        ("replace", "gpu-1", "it is lost"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"), [({"cpu": 3}, "now 3 CPU"), ({"gpu": 1}, "now 1 CPU, 1 GPU")]
+)
+def test_worker_of_another_shape_is_replaced(change: dict[str, Any], detail: str) -> None:
+    group = {"name": "gpu", "cpu": 1, "memory": "1Gi"}
+    plan = plan_cluster(spec([group | change]), there(spec([group])))
+    assert steps(plan) == [("replace", "node", "gpu-0")]
+    assert plan.actions[0].detail.replace(", 1.0Gi", "") == detail
+
+
 def test_dead_gateway_is_started() -> None:
     wanted = spec()
     facts = ClusterFacts({"head": "ready"}, fixed_part(wanted), machine=MACHINE)
@@ -78,11 +104,6 @@ def test_fewer_workers() -> None:
     ]
 
 
-def test_joined_machine_stays() -> None:
-    wanted = spec()
-    assert plan_cluster(wanted, there(wanted, **{"joined-3fa2b1": "joined"})).actions == ()
-
-
 @pytest.mark.parametrize(
     ("key", "change"),
     [
@@ -99,8 +120,13 @@ def test_change_that_needs_a_new_cluster(key: str, change: dict[str, Any]) -> No
     assert caught.value.code == "CAI-CLUSTER-011"
 
 
-def test_fixed_part_holds_no_key() -> None:
-    assert "sk-secret" not in json.dumps(fixed_part(spec(gateway={"api_keys": ["sk-secret"]})))
+def test_fixed_part_holds_no_secret() -> None:
+    secrets = "sk-secret", "hf_secret", "ray-secret"
+    keys: dict[str, Any] = {"gateway": {"api_keys": ["sk-secret"]}}
+    keys["ray"] = {"env": {"HF_TOKEN": "hf_secret"}}
+    keys["provider"] = {"type": "existing", "token": "ray-secret"}
+    text = json.dumps(fixed_part(spec(**keys)))
+    assert not [secret for secret in secrets if secret in text]
 
 
 class TestOneMachine:

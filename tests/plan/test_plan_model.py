@@ -10,6 +10,7 @@ from ray_serve_cai.plan.model import (
     ModelFacts,
     ModelPlan,
     NodeRoom,
+    NoFreeRoom,
     Revision,
     digest_of,
     plan_model,
@@ -72,6 +73,23 @@ def test_does_not_fit(keys: dict[str, Any], text: str) -> None:
         plan(model(**keys), room(gpu=1))
     assert caught.value.code == "CAI-PLAN-001"
     assert caught.value.message == f'model "chat": {text}'
+
+
+def test_room_that_other_models_hold() -> None:
+    with pytest.raises(NoFreeRoom) as caught:
+        plan(model(replicas=2), room("a-0", free=3), room("a-1", free=1))
+    assert caught.value.code == "CAI-PLAN-001"
+    assert caught.value.message == (
+        'model "chat": needs room for 2 more replicas of 2 CPU; '
+        "beside the models that run there is room for 1"
+    )
+
+
+def test_scaling_needs_room_for_the_new_ones_alone() -> None:
+    more = model(replicas=3)
+    assert plan(more, room(cpu=8, free=2), **serving(model(), 2)).strategy == "scale"
+    with pytest.raises(NoFreeRoom, match=r"for 2 more replicas of .* there is room for 1"):
+        plan(more, room(cpu=8, free=2), **serving(model(), 1))
 
 
 def test_no_nodes() -> None:

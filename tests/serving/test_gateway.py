@@ -14,6 +14,7 @@ from ray_serve_cai.serving import gateway as module
 from ray_serve_cai.serving.gateway import LEASE_SECONDS, Gateway, GatewayConfig
 from ray_serve_cai.serving.gateway_process import router_args
 from ray_serve_cai.serving.job import ReplicaRow
+from ray_serve_cai.serving.manifest import read_manifest
 
 
 class Clock:
@@ -35,10 +36,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def make(tmp_path: Path, clock: Clock) -> Callable[[], Gateway]:
     """Gateways on one folder, as the actor and its later lives; SMG is not started."""
 
+    async def silence() -> None:
+        return None
+
     def gateway() -> Gateway:
         made = Gateway(config(tmp_path))
         made._tasks = [object()]  # type: ignore[list-item] - as if `start` had been called
-        made._restored = module._read_manifest(tmp_path / "workers.json")
+        made._restored = read_manifest(tmp_path / "workers.json")
+        made._workers_of_smg = silence  # type: ignore[method-assign]
         return made
 
     return gateway
@@ -113,6 +118,40 @@ def test_dropping_a_revision(make: Callable[[], Gateway], tmp_path: Path) -> Non
     report(gateway, row("1"), row("2", revision=2), row("3", model="other"))
     asyncio.run(gateway.drop_revision("chat", 1))
     assert manifest(tmp_path) == ["2", "3"]
+
+
+def test_late_reports_bring_nothing_back(make: Callable[[], Gateway], tmp_path: Path) -> None:
+    """Replicas go on reporting for a moment while they stop."""
+    gateway = make()
+    report(gateway, row("1"), row("2", revision=2), row("3", revision=2))
+    asyncio.run(gateway.drop_revision("chat", 1))
+    asyncio.run(gateway.leave("3"))
+    report(gateway, row("1"), row("4"), row("3", revision=2))
+    assert manifest(tmp_path) == ["2"]
+    assert [it.replica_id for it in asyncio.run(gateway.replicas())] == ["2"]
+
+
+def test_dropped_revision_that_is_started_again(
+    make: Callable[[], Gateway], tmp_path: Path
+) -> None:
+    gateway = make()
+    asyncio.run(gateway.drop_revision("chat", 1))
+    asyncio.run(gateway.admit("chat", 1))
+    report(gateway, row("1"))
+    assert manifest(tmp_path) == ["1"]
+
+
+def test_leaving_waits_for_smg(make: Callable[[], Gateway]) -> None:
+    gateway = make()
+    report(gateway, row("1"))
+    answers = [{"grpc://127.0.0.1:1": True}, {"grpc://127.0.0.1:1": False}, {}]
+
+    async def workers() -> dict[str, bool]:
+        return answers.pop(0)
+
+    gateway._workers_of_smg = workers  # type: ignore[method-assign]
+    asyncio.run(gateway.leave("1"))
+    assert answers == []
 
 
 class TestNextLife:

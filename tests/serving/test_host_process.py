@@ -36,6 +36,10 @@ class Segfault(EchoEngine):
         import os, signal
         os.kill(os.getpid(), signal.SIGSEGV)
 
+class Mute(EchoEngine):
+    async def probe(self):
+        raise RuntimeError("no first token")
+
 class Hangs(EchoEngine):
     async def cleanup(self):
         import time
@@ -116,8 +120,11 @@ def test_life(project: Path) -> None:
         while host.pulse is None:
             await asyncio.sleep(0.01)
         assert host.pulse.healthy
+        assert Path(host._temp).is_dir()
+        assert psutil.Process(host._process.pid).environ()["TMPDIR"] == host._temp
         await host.stop(10)
         assert host.returncode == 0
+        assert not Path(host._temp).exists()
         return config
 
     config = with_host(job(project), what)
@@ -165,7 +172,12 @@ class TestFailure:
         error = self.fails(job(project, engine_args={"fail": "no luck today"}))
         assert error.code == "CAI-MODEL-002"
         assert error.message.startswith("no luck today\n")
-        assert f"log: {project}/logs/model-team--chat-r2-" in error.message
+        assert f"log: {project}/logs/model-team%2Fchat-r2-" in error.message
+
+    def test_of_the_first_token(self, project: Path) -> None:
+        error = self.fails(job(project, "my_engines.Mute"))
+        assert error.code == "CAI-MODEL-002"
+        assert error.message.startswith("RuntimeError: no first token\n")
 
     def test_unknown_argument(self, project: Path) -> None:
         assert self.fails(job(project, engine_args={"speed": 1})).code == "CAI-PLAN-002"
