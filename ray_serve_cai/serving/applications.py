@@ -19,7 +19,7 @@ from ray_serve_cai.errors import ClusterError, ModelError
 from ray_serve_cai.plan.model import ModelPlan
 from ray_serve_cai.serving.gateway import ACTOR_NAME, namespace
 from ray_serve_cai.serving.gateway_control import ask, find_gateway, wait_until
-from ray_serve_cai.serving.job import ReplicaJob
+from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow
 from ray_serve_cai.serving.replica import STOP_SECONDS, Replica
 
 # Serve tells each of its steps; the command line has its own words for them.
@@ -71,14 +71,14 @@ def delete_application(cluster: str, model: str, revision: int) -> None:
     """
     with contextlib.suppress(ClusterError):
         ask(find_gateway(cluster).drop_revision.remote(model, revision))
-    _delete([application_name(cluster, model, revision)])
+    _delete(cluster, [application_name(cluster, model, revision)])
 
 
 def delete_all(state: ClusterState) -> None:
     """Delete every application of the cluster; others in the same Serve stay."""
     prefix = f"cai.{state.name}."
     names = [name for name in _application_statuses() if name.startswith(prefix)]
-    _delete(names)
+    _delete(state.name, names)
 
 
 def application_status(cluster: str, model: str, revision: int) -> Any:
@@ -86,12 +86,25 @@ def application_status(cluster: str, model: str, revision: int) -> Any:
     return _application_statuses().get(application_name(cluster, model, revision))
 
 
-def _delete(names: Sequence[str]) -> None:
+def _is_over(cluster: str, names: Sequence[str]) -> bool:
+    """Whether Serve has forgotten the applications, or no replica of them is left to wait for:
+    one that never found a node Serve keeps for the whole of its grace."""
+    if not set(names) & set(_application_statuses()):
+        return True
+    try:
+        rows: list[ReplicaRow] = ask(find_gateway(cluster).replicas.remote())
+    except ClusterError:
+        return False
+    live = (row for row in rows if row.phase != "failed")
+    return not any(application_name(cluster, r.model, r.revision) in names for r in live)
+
+
+def _delete(cluster: str, names: Sequence[str]) -> None:
     there = [name for name in names if name in _application_statuses()]
     for name in there:
         serve.delete(name, _blocking=False)
     deadline = time.monotonic() + DELETE_SECONDS
-    if not wait_until(lambda: not set(there) & set(_application_statuses()), deadline):
+    if not wait_until(lambda: _is_over(cluster, there), deadline):
         raise ModelError("CAI-CLUSTER-006", f"still stopping: {', '.join(there)}")
 
 

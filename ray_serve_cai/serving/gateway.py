@@ -67,7 +67,7 @@ class Gateway:
         self._rows: dict[str, ReplicaRow] = {}
         self._seen: dict[str, float] = {}
         self._process: asyncio.subprocess.Process | None = None
-        # Stopping replicas go on reporting for a moment; they must not come back.
+        # Replicas that stop go on reporting, but no request may go there any more.
         self._left: set[str] = set()
         self._dropped: set[tuple[str, int]] = set()
         self._tasks: list[asyncio.Task[None]] = []
@@ -110,26 +110,30 @@ class Gateway:
         if not self._tasks and not self._stopped:
             # Ray has started this actor anew after a crash, and nobody else will call `start`.
             await self.start()
-        if row.replica_id in self._left or (row.model, row.revision) in self._dropped:
-            return
         self._rows[row.replica_id] = row
         self._seen[row.replica_id] = time.monotonic()
         self._write_manifest()
 
     async def leave(self, replica_id: str) -> None:
         """A replica is about to stop; returns when no further request goes there."""
-        row = self._rows.get(replica_id)
-        self._forget(replica_id)
         self._left.add(replica_id)
-        if row is not None and row.endpoint:
-            await self._let_go([row.endpoint])
+        self._restored.pop(replica_id, None)
+        self._write_manifest()
+        row = self._rows.get(replica_id)
+        await self._let_go([row.endpoint] if row is not None and row.endpoint else [])
+
+    async def gone(self, replica_id: str) -> None:
+        """A replica has stopped."""
+        self._forget(replica_id)
+        self._left.discard(replica_id)
 
     async def drop_revision(self, model: str, revision: int) -> None:
         """Take a whole revision out of the routing, before its replicas are told to stop."""
         self._dropped.add((model, revision))
         rows = [r for r in self._rows.values() if (r.model, r.revision) == (model, revision)]
         for row in rows:
-            self._forget(row.replica_id)
+            self._restored.pop(row.replica_id, None)
+        self._write_manifest()
         await self._let_go([row.endpoint for row in rows if row.endpoint])
 
     async def replicas(self) -> list[ReplicaRow]:
@@ -252,6 +256,8 @@ class Gateway:
             row.replica_id: row.endpoint
             for row in self._rows.values()
             if row.endpoint and row.phase == "ready"
+            if row.replica_id not in self._left
+            if (row.model, row.revision) not in self._dropped
             if now - self._seen[row.replica_id] < LEASE_SECONDS
         }
         for replica_id in self._rows:

@@ -62,12 +62,17 @@ class Replica:
             raise ModelError("CAI-MODEL-002", f"the engine host is silent since {silent:.0f} s")
 
     async def __del__(self) -> None:
-        self._reports.cancel()
-        if self._row.phase != "failed":
-            # A failure stays on record, for those who wait to see how the deployment goes.
+        failed = self._row.phase == "failed"
+        if not failed:
+            self._row.phase = "draining"
             await self._tell_gateway("leave", self._row.replica_id)
+            await self._report()
         if self._host is not None:
             await self._host.stop(STOP_SECONDS)
+        self._reports.cancel()
+        if not failed:
+            # A failure stays on record, for those who wait to see how the deployment goes.
+            await self._tell_gateway("gone", self._row.replica_id)
 
     async def _start(self) -> None:
         gateway = await self._gateway()

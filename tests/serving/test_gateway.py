@@ -120,15 +120,16 @@ def test_dropping_a_revision(make: Callable[[], Gateway], tmp_path: Path) -> Non
     assert manifest(tmp_path) == ["2", "3"]
 
 
-def test_late_reports_bring_nothing_back(make: Callable[[], Gateway], tmp_path: Path) -> None:
-    """Replicas go on reporting for a moment while they stop."""
+def test_stopping_replicas_get_no_request(make: Callable[[], Gateway], tmp_path: Path) -> None:
+    """Replicas go on reporting while they stop, and are shown until they are gone."""
     gateway = make()
     report(gateway, row("1"), row("2", revision=2), row("3", revision=2))
     asyncio.run(gateway.drop_revision("chat", 1))
     asyncio.run(gateway.leave("3"))
     report(gateway, row("1"), row("4"), row("3", revision=2))
     assert manifest(tmp_path) == ["2"]
-    assert [it.replica_id for it in asyncio.run(gateway.replicas())] == ["2"]
+    asyncio.run(gateway.gone("3"))
+    assert {it.replica_id for it in asyncio.run(gateway.replicas())} == {"1", "2", "4"}
 
 
 def test_dropped_revision_that_is_started_again(
