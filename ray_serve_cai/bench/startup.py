@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -94,7 +95,9 @@ def _ray_start(folder: Path) -> float:
     command += [f"--port={free_port('')}", f"--ray-client-server-port={free_port('')}"]
     command += ["--num-cpus=2", "--num-gpus=0", "--include-dashboard=false"]
     command += ["--disable-usage-stats", f"--temp-dir={mark}"]
-    environment = {**os.environ, **marks(mark, "bench"), "HOME": str(folder)}
+    token = folder / "token"
+    token.write_text(secrets.token_urlsafe(48))
+    environment = {**os.environ, **marks(mark, "bench"), "RAY_AUTH_TOKEN_PATH": str(token)}
     try:
         return _timed(
             lambda: subprocess.run(
