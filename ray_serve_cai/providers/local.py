@@ -15,7 +15,7 @@ from ray_serve_cai.errors import ClusterError
 from ray_serve_cai.plan.cluster import Machine
 from ray_serve_cai.plan.nodes import AGENT_MODULE, PLAN_VARIABLE, NodePlan
 from ray_serve_cai.providers.base import LaunchContext, Node, Provider
-from ray_serve_cai.providers.processes import kill_marked, marked, marks, node_of
+from ray_serve_cai.providers.processes import kill_marked, marked, marks, node_of, wait_ended
 
 STOP_SECONDS = 15.0
 NVIDIA_SECONDS = 30.0
@@ -63,7 +63,7 @@ class LocalProvider(Provider):
         ]
         for agent in agents:
             _signal(agent)
-        psutil.wait_procs(agents, timeout=STOP_SECONDS)
+        wait_ended(agents, STOP_SECONDS)
         for node_id in ids:
             kill_marked(folder, node_id)
 

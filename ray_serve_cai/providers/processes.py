@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -18,6 +18,7 @@ from ray_serve_cai.errors import ClusterError
 FOLDER_MARK = "CAI_CLUSTER_FOLDER"
 NODE_MARK = "CAI_NODE"
 KILL_SECONDS = 30.0
+POLL_SECONDS = 0.02
 
 
 def marks(folder: Path, node_id: str) -> dict[str, str]:
@@ -55,8 +56,15 @@ def kill_marked(folder: Path, node_id: str | None = None) -> int:
         for process in doomed:
             killed.add(process.pid)
             _kill(process)
-        psutil.wait_procs(doomed, timeout=KILL_SECONDS / 4)
+        wait_ended(doomed, KILL_SECONDS / 4)
     return len(killed)
+
+
+def wait_ended(processes: Sequence[psutil.Process], seconds: float) -> None:
+    """Return when none of them runs. A zombie has ended: who reaps it, and when, is not ours."""
+    deadline = time.monotonic() + seconds
+    while any(map(_still_runs, processes)) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:
@@ -68,6 +76,13 @@ def _environment(process: psutil.Process) -> dict[str, str]:
 
 def _running(process: psutil.Process) -> bool:
     return bool(process.status() != psutil.STATUS_ZOMBIE)
+
+
+def _still_runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and _running(process)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _kill(process: psutil.Process) -> None:

@@ -280,11 +280,9 @@ class Gateway:
         process, self._process = self._process, None
         if process is None or process.returncode is not None:
             return
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            await asyncio.wait_for(process.wait(), 5)
-        except TimeoutError:
-            os.killpg(process.pid, signal.SIGKILL)
+        # Its own way to end waits for its clients, and there is no model left to answer them.
+        os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
 
     def _client(self) -> httpx.AsyncClient:
         headers = {"Authorization": f"Bearer {self._config.internal_key}"}

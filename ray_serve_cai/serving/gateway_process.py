@@ -41,6 +41,8 @@ def router_args(order: dict[str, Any]) -> Any:
         max_payload_size=order["max_request_bytes"],
         max_concurrent_requests=order["max_concurrent"],
         health_check_interval_secs=HEALTH_SECONDS,
+        # The first answer counts: a replica is listed only once its engine has made a token.
+        health_success_threshold=1,
         shutdown_grace_period_secs=SHUTDOWN_GRACE_SECONDS,
         # With `api_key` alone every client would need that one key.
         api_key=order["internal_key"] if tenants else None,
