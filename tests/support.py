@@ -23,6 +23,7 @@ from ray_serve_cai.providers.processes import FOLDER_MARK, NODE_MARK, kill_marke
 
 T = TypeVar("T")
 POLL_SECONDS = 0.1
+PAUSE_SECONDS = 0.03
 COMMAND_SECONDS = 150.0
 
 
@@ -253,6 +254,8 @@ class Asker:
             else:
                 assert reply
                 self.answers += 1
+            # As a person would: an unbroken stream of questions takes a core of two.
+            self._done.wait(PAUSE_SECONDS)
 
 
 def ask(client: Any, model: str, text: str = "What is cai?", **options: Any) -> str:

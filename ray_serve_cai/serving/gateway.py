@@ -78,6 +78,9 @@ class Gateway:
         self._starting = asyncio.Lock()
         self._restored: dict[str, str] = {}
         self._born = time.monotonic()
+        if ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed:
+            # Ray has started this actor anew after a crash; nobody else calls `start`.
+            ray.get_runtime_context().current_actor.start.remote()
 
     async def start(self) -> str:
         """Start SMG and return the base URL once it answers.
@@ -107,9 +110,6 @@ class Gateway:
 
     async def report(self, row: ReplicaRow) -> None:
         """A replica says how it is."""
-        if not self._tasks and not self._stopped:
-            # Ray has started this actor anew after a crash, and nobody else will call `start`.
-            await self.start()
         self._rows[row.replica_id] = row
         self._seen[row.replica_id] = time.monotonic()
         self._write_manifest()

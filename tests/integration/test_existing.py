@@ -127,7 +127,10 @@ class TestRefused:
         """A `cai` whose Ray takes itself for an older one."""
         (tmp_path / "sitecustomize.py").write_text("import ray; ray.__version__ = '2.59.9'\n")
         path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        said = self.refused(foreign, "CAI-CLUSTER-008", env={"PYTHONPATH": path})
+        # Ray reads its mode on import, which comes before ours here.
+        said = self.refused(
+            foreign, "CAI-CLUSTER-008", env={"PYTHONPATH": path, "RAY_AUTH_MODE": "token"}
+        )
         assert "here is 2.59.9" in said
 
     def test_nothing_at_the_address(self, foreign: Foreign) -> None:

@@ -361,6 +361,8 @@ class TestWrongInput:
         assert code in done.stderr
         assert said in done.stderr
         assert "Traceback" not in done.stderr
+
+    def test_nothing_is_half_made(self, cluster: Cluster) -> None:
         assert cluster.cai("model", "status", "wrong").returncode == 2
 
     def test_confirmation_without_a_terminal(self, cluster: Cluster) -> None:
