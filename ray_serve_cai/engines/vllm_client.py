@@ -23,6 +23,12 @@ from ray_serve_cai.engines.base import (
 
 CALL_SECONDS = 5.0
 PROBE_SECONDS = 120.0
+# The first attempts come before the server listens; gRPC's own pauses would grow to many seconds.
+_CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
+)
 _GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)\{[^}]*\} ([0-9.e+]+)$", re.MULTILINE)
 
 
@@ -30,7 +36,7 @@ class GrpcFront:
     """The servicer's gRPC port."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._channel = grpc.aio.insecure_channel(f"{host}:{port}")
+        self._channel = grpc.aio.insecure_channel(f"{host}:{port}", options=_CHANNEL_OPTIONS)
         self._stub = pb_grpc.VllmEngineStub(self._channel)
 
     async def answers(self) -> bool:

@@ -228,7 +228,8 @@ class Gateway:
         deadline = time.monotonic() + LET_GO_SECONDS
         while endpoints and time.monotonic() < deadline:
             workers = await self._workers_of_smg()
-            if workers is None or not set(endpoints) & set(workers):
+            # SMG lists a worker for five seconds more as draining, but sends nothing there.
+            if workers is None or not any(workers.get(endpoint) for endpoint in endpoints):
                 return
             await asyncio.sleep(0.05)
 

@@ -173,6 +173,10 @@ class _Servicer(pb_grpc.VllmEngineServicer):  # type: ignore[misc]
             ],
         )
 
+    async def SubscribeKvEvents(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no KV events from this engine")
+        yield
+
     async def GetTokenizer(self, request: Any, context: Any) -> AsyncIterator[Any]:
         data = await asyncio.to_thread(_tokenizer_zip, self._model_path)
         digest = hashlib.sha256(data).hexdigest()
