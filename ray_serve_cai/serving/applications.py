@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ray import serve
+from ray.exceptions import RayError
 
 from ray_serve_cai.cluster.state import ClusterState
 from ray_serve_cai.errors import ClusterError, ModelError
@@ -26,6 +27,7 @@ from ray_serve_cai.serving.replica import STOP_SECONDS, Replica
 logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 HEALTH_PERIOD_SECONDS = 2.0
+START_ATTEMPTS = 5
 HEALTH_TIMEOUT_SECONDS = 30.0
 # Replicas drain and stop within STOP_SECONDS; Serve itself takes a moment more.
 DELETE_SECONDS = STOP_SECONDS + 30.0
@@ -38,7 +40,16 @@ def application_name(cluster: str, model: str, revision: int) -> str:
 
 def start_serve() -> None:
     """Start Serve without HTTP proxies, or leave the one that runs as it is."""
-    serve.start(proxy_location="Disabled")
+    for attempt in range(START_ATTEMPTS):
+        try:
+            serve.start(proxy_location="Disabled")
+        except (ValueError, RayError):
+            # The gateway's actor starts Serve too; whoever comes second finds the name taken.
+            if attempt == START_ATTEMPTS - 1:
+                raise
+            time.sleep(1.0)
+        else:
+            return
 
 
 def start_application(plan: ModelPlan, job: ReplicaJob) -> None:
