@@ -142,6 +142,8 @@ def _environment(job: ReplicaJob, temp: str) -> dict[str, str]:
     environment = dict(os.environ)
     for name in ("TMPDIR", "VLLM_RPC_BASE_PATH", "SMG_ZMQ_SOCKET_DIR"):
         environment[name] = temp
+    # Outlives the host: torch would compile the same kernels anew, some 15 s, for each replica.
+    environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache_folder() / "torchinductor"))
     # vLLM shows its process titles and logs as if on a terminal unless told otherwise.
     environment.setdefault("NO_COLOR", "1")
     environment["PYTHONUNBUFFERED"] = "1"
@@ -152,6 +154,11 @@ def _environment(job: ReplicaJob, temp: str) -> dict[str, str]:
         path = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = f"{job.project}{os.pathsep}{path}" if path else job.project
     return environment
+
+
+def _cache_folder() -> Path:
+    """The user's cache folder, by the XDG base directory rules."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ray-serve-cai"
 
 
 def _log_path(job: ReplicaJob, worker_id: int) -> Path:
