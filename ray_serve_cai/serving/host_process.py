@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import json
 import os
 import re
@@ -48,6 +49,7 @@ class HostProcess:
         # In the node's own temporary folder, which goes with the node whatever happens.
         base = os.environ.get(TEMP_VARIABLE) or None
         temp = await asyncio.to_thread(tempfile.mkdtemp, prefix="h-", dir=base)
+        await asyncio.to_thread(_link_kernel_cache, Path(temp))
         read_end, write_end = os.pipe()
         with open(log_path, "ab") as output:
             process = await asyncio.create_subprocess_exec(
@@ -142,8 +144,6 @@ def _environment(job: ReplicaJob, temp: str) -> dict[str, str]:
     environment = dict(os.environ)
     for name in ("TMPDIR", "VLLM_RPC_BASE_PATH", "SMG_ZMQ_SOCKET_DIR"):
         environment[name] = temp
-    # Outlives the host: torch would compile the same kernels anew, some 15 s, for each replica.
-    environment.setdefault("TORCHINDUCTOR_CACHE_DIR", str(_cache_folder() / "torchinductor"))
     # vLLM shows its process titles and logs as if on a terminal unless told otherwise.
     environment.setdefault("NO_COLOR", "1")
     environment["PYTHONUNBUFFERED"] = "1"
@@ -156,9 +156,20 @@ def _environment(job: ReplicaJob, temp: str) -> dict[str, str]:
     return environment
 
 
-def _cache_folder() -> Path:
-    """The user's cache folder, by the XDG base directory rules."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ray-serve-cai"
+def _link_kernel_cache(temp: Path) -> None:
+    """Let torch's compiled kernels and headers outlive the host, where torch itself keeps them.
+
+    Torch looks below its temporary folder (`torch._inductor.runtime.cache_dir_utils`), for headers
+    even where TORCHINDUCTOR_CACHE_DIR names another place; in a fresh folder each start would
+    compile for some 15 s before its first token.
+    """
+    try:
+        name = f"torchinductor_{getpass.getuser()}"
+    except (KeyError, OSError):
+        name = f"torchinductor_uid_{os.getuid()}"
+    cache = Path(tempfile.gettempdir()) / name
+    cache.mkdir(mode=0o700, exist_ok=True)
+    (temp / name).symlink_to(cache)
 
 
 def _log_path(job: ReplicaJob, worker_id: int) -> Path:
