@@ -212,10 +212,27 @@ class Cluster:
 
     def down_without_trace(self) -> None:
         record = json.loads((self.folder / "cluster.json").read_text())
+        # By descent too: a process that renames itself can overwrite the mark in its environment.
+        before = {child for p in self.processes() for child in (p, *children(p))}
         self.cai.ok("cluster", "down", self.name, "--yes")
+        assert [p for p in before if runs(p)] == []
         assert self.processes() == []
         assert {path.name for path in self.folder.iterdir()} == {"logs"}
         assert not Path(record["temp_folder"]).exists()
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Asker:

@@ -23,7 +23,8 @@ POLL_SECONDS = 0.02
 
 def marks(folder: Path, node_id: str) -> dict[str, str]:
     """The environment variables that make a process one of node `node_id`."""
-    return {FOLDER_MARK: str(folder.resolve()), NODE_MARK: node_id}
+    # Ray's agents rename themselves, which would overwrite their environment, marks included.
+    return {FOLDER_MARK: str(folder.resolve()), NODE_MARK: node_id, "SPT_NOENV": "1"}
 
 
 def marked(folder: Path, node_id: str | None = None) -> Iterator[psutil.Process]:

@@ -15,7 +15,7 @@ from support import until
 from ray_serve_cai.plan.nodes import AGENT_MODULE, NodePlan
 from ray_serve_cai.providers.base import LaunchContext
 from ray_serve_cai.providers.local import LocalProvider
-from ray_serve_cai.providers.processes import kill_marked, marked, marks
+from ray_serve_cai.providers.processes import NODE_MARK, kill_marked, marked, marks
 
 # Waits like an agent whose head never comes; its command line is an agent's.
 AGENT = [sys.executable, "-c", "import time; time.sleep(600)", "-m", AGENT_MODULE]
@@ -30,8 +30,10 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def run(folder: Path, node: str, command: list[str] | None = None) -> psutil.Process:
     environment = os.environ | marks(folder, node)
-    started = subprocess.Popen(command or ["sleep", "600"], env=environment)
-    return psutil.Process(started.pid)
+    started = psutil.Process(subprocess.Popen(command or ["sleep", "600"], env=environment).pid)
+    # For an instant of its `exec` a process has no environment to read.
+    until(lambda: NODE_MARK in started.environ(), 5, "its environment")
+    return started
 
 
 class TestMarks:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,18 @@ def test_life(project: Path) -> None:
     assert config["served_model_name"] == "team/chat"
     assert config["endpoint"].startswith("grpc://127.0.0.1:")
     assert phases == ["downloading", "loading"]
+
+
+def test_compiled_kernels_outlive_the_host(project: Path) -> None:
+    async def what(host: HostProcess) -> Path:
+        await ready(host)
+        (link,) = Path(host._temp).glob("torchinductor_*")
+        (link / "kept").write_text("kernel")
+        return link.resolve()
+
+    cache = with_host(job(project), what)
+    assert cache == Path(tempfile.gettempdir()) / cache.name
+    assert (cache / "kept").read_text() == "kernel"
 
 
 def test_pulse_goes_on(project: Path) -> None:
