@@ -222,7 +222,7 @@ def _finish(name: str, cluster: str | None, timeout: float, *, json: bool) -> No
 
 @contextmanager
 def _session(cluster: str | None) -> Iterator[tuple[ClusterState, ClusterRecord]]:
-    from ray_serve_cai.serving.lifecycle import session
+    from ray_serve_cai.serving.session import session
 
     state = target(cluster)
     record = state.existing_record()

@@ -73,7 +73,7 @@ def _served(
 def _deploy(cluster: str, documents: Sequence[Document], timeout: float) -> None:
     from ray_serve_cai.cluster.state import ClusterState
     from ray_serve_cai.serving.deploy import Deployer
-    from ray_serve_cai.serving.lifecycle import session
+    from ray_serve_cai.serving.session import session
 
     state = ClusterState(cluster)
     with state.locked("deploy"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -37,7 +38,7 @@ def connected(
     when the versions differ.
     """
     with _token(token_path):
-        _connect(address, namespace, time.monotonic() + patience)
+        _connect(address, namespace, patience)
         try:
             yield
         finally:
@@ -70,10 +71,13 @@ def gcs_address() -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
-def _connect(address: str, namespace: str, deadline: float) -> None:
+def _connect(address: str, namespace: str, patience: float) -> None:
+    deadline = time.monotonic() + patience
     while True:
         try:
             _wait_for_port(address, deadline)
+            if patience:
+                _wait_for_node(address, deadline)
             _bounded_init(address, namespace)
         except (ConnectionError, RpcError, ValueError) as error:
             if time.monotonic() > deadline:
@@ -92,6 +96,14 @@ def _wait_for_port(address: str, deadline: float) -> None:
         if time.monotonic() > deadline:
             raise ConnectionError("nothing listens there")
         time.sleep(_RETRY_SECONDS / 4)
+
+
+def _wait_for_node(address: str, deadline: float) -> None:
+    """`ray.init` looks for a node only once a second; a head that just came up has none yet."""
+    with contextlib.suppress(RpcError), _native_messages():
+        client = ray._raylet.GcsClient(address=address)
+        while time.monotonic() < deadline and not client.get_all_node_info(timeout=1):
+            time.sleep(_RETRY_SECONDS / 4)
 
 
 def _bounded_init(address: str, namespace: str) -> None:

@@ -6,7 +6,6 @@ import contextlib
 import time
 from typing import Any
 
-import httpx
 import ray
 
 from ray_serve_cai.cluster.ports import free_port
@@ -17,7 +16,6 @@ from ray_serve_cai.spec import ClusterSpec
 
 CALL_SECONDS = 30.0
 STOP_SECONDS = 15.0
-PROBE_SECONDS = 2.0
 
 
 def start_gateway(spec: ClusterSpec, state: ClusterState, record: ClusterRecord) -> str:
@@ -75,17 +73,6 @@ def stop_gateway(cluster: str) -> None:
         ray.get(actor.stop.remote(), timeout=STOP_SECONDS)
     with contextlib.suppress(ray.exceptions.RayError):
         ray.kill(actor, no_restart=True)
-
-
-def gateway_answers(url: str) -> bool:
-    """Whether something that is a gateway answers at `url`."""
-    if not url:
-        return False
-    try:
-        reply = httpx.get(f"{url}/liveness", timeout=PROBE_SECONDS, trust_env=False)
-    except httpx.HTTPError:
-        return False
-    return reply.status_code == httpx.codes.OK
 
 
 def wait_until(condition: Any, deadline: float, interval: float = 0.1) -> bool:

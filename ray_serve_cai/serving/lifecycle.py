@@ -1,4 +1,7 @@
-"""`up`, `down` and `status` of a whole cluster: nodes, then gateway, then models."""
+"""`up` and `down` of a whole cluster: nodes, then gateway, then models.
+
+Ray is imported only where it is needed, so that nodes are launched before this process has it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import psutil
-from ray.exceptions import RayError
-from ray.serve.exceptions import RayServeException
 
 from ray_serve_cai.cluster.launcher import (
     launcher_of,
@@ -19,26 +18,16 @@ from ray_serve_cai.cluster.launcher import (
     new_record,
     observed_plan,
 )
-from ray_serve_cai.cluster.node import listens
 from ray_serve_cai.cluster.ports import is_taken
-from ray_serve_cai.cluster.ray_session import (
-    alive_nodes,
-    connected,
-    default_token_exists,
-    gcs_address,
-)
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
 from ray_serve_cai.errors import CaiError, ClusterError
 from ray_serve_cai.plan.cluster import ClusterPlan
-from ray_serve_cai.serving.applications import delete_all
-from ray_serve_cai.serving.gateway import namespace
-from ray_serve_cai.serving.gateway_control import gateway_answers, start_gateway, stop_gateway
+from ray_serve_cai.serving.readiness import gateway_answers
 from ray_serve_cai.spec import ClusterSpec, Document, check_exposure
 
 Report = Callable[..., None]
 
 HEAD_PATIENCE = 60.0
-DOWN_PATIENCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +80,8 @@ def finish_up(name: str, *, report: Report, timeout: float) -> None:
 
 def down(name: str, *, report: Report) -> bool:
     """Remove the cluster: models, gateway, nodes, state. False when there was nothing."""
+    from ray_serve_cai.serving.session import stop_serving
+
     state = ClusterState(name)
     if not state.folder.is_dir():
         return False
@@ -100,37 +91,10 @@ def down(name: str, *, report: Report) -> bool:
         was_there = record is not None or any(launcher.provider.list(state.folder))
         if record is not None and record.ray_address:
             report("stopping", "models and gateway")
-            _stop_serving(record, state, report)
+            stop_serving(record, state, report)
         report("stopping", "nodes")
         launcher.remove()
         return was_there
-
-
-@contextmanager
-def session(state: ClusterState, record: ClusterRecord, patience: float = 0.0) -> Iterator[None]:
-    """Connected to the cluster's Ray; CAI-CLUSTER-009 when its head is gone."""
-    if not record.ray_address:
-        raise ClusterError("CAI-CLUSTER-009", f'cluster "{record.name}" has no running head')
-    token = _token_path(record, state)
-    try:
-        with connected(
-            record.ray_address,
-            namespace=namespace(record.name),
-            token_path=token,
-            patience=patience,
-        ):
-            yield
-    except ClusterError as error:
-        if error.code == "CAI-CLUSTER-007":
-            raise ClusterError(
-                "CAI-CLUSTER-009", f'cluster "{record.name}" is not running: {error.message}'
-            ) from error
-        raise
-    except (RayError, RayServeException, TimeoutError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise ClusterError(
-            "CAI-CLUSTER-009", f'cluster "{record.name}" broke off: {said[0]}'
-        ) from error
 
 
 class _Upping:
@@ -166,8 +130,10 @@ class _Upping:
 
     def _finish(self, record: ClusterRecord, deadline: float) -> None:
         """Everything after the launch: head, nodes, gateway."""
-        # Imported while the nodes boot, not after.
-        import ray  # noqa: F401
+        # Imported while the nodes boot: Ray and Serve take most of a second.
+        from ray_serve_cai.cluster.ray_session import alive_nodes, gcs_address
+        from ray_serve_cai.serving.gateway_control import start_gateway
+        from ray_serve_cai.serving.session import first_session
 
         if self._launcher.provider.owns_nodes:
             record.ray_address = self._launcher.wait_for_head(deadline - time.monotonic())
@@ -175,7 +141,10 @@ class _Upping:
         else:
             record.ray_address, patience = record.ray_address or self._spec_address(), 0.0
         self._state.save(record)
-        with _address_errors(self._spec, record, deadline), self._connected(record, patience):
+        with (
+            _address_errors(self._spec, record, deadline),
+            first_session(self._state, record, patience),
+        ):
             record.ray_address = gcs_address()
             nodes = self._plan.nodes
             self._launcher.wait_for_nodes(nodes, alive_nodes, deadline, self._report)
@@ -184,15 +153,6 @@ class _Upping:
         record.state = "ready"
         self._state.save(record)
 
-    def _connected(self, record: ClusterRecord, patience: float) -> Any:
-        token = _token_path(record, self._state)
-        return connected(
-            record.ray_address,
-            namespace=namespace(record.name),
-            token_path=token,
-            patience=patience,
-        )
-
     def _undo(self) -> None:
         """A new cluster goes whole; of an older one only what this call opened."""
         whole = self._before is None
@@ -200,7 +160,10 @@ class _Upping:
             if whole and not self._launcher.provider.owns_nodes:
                 record = self._state.record()
                 if record is not None and record.ray_address:
-                    _stop_serving(record, self._state, self._report)
+                    # Not above: an interrupt in the midst of Ray's import leaves Ray unusable.
+                    from ray_serve_cai.serving.session import stop_serving
+
+                    stop_serving(record, self._state, self._report)
         except CaiError as error:
             self._report("undoing", f"not all could be removed: {error.message}")
         try:
@@ -241,19 +204,6 @@ class _Upping:
         return provider.address if provider.type == "existing" else ""
 
 
-def _token_path(record: ClusterRecord, state: ClusterState) -> Path | None:
-    """The token to connect with; None leaves it to Ray's own ways to find one.
-
-    Of an existing Ray: the spec's token, else what Ray finds by itself, else any (ours), since a
-    client must show one even to a Ray that asks for none.
-    """
-    if record.provider != "existing":
-        return state.token_path
-    provider = state.document(record).cluster.provider
-    given = provider.type == "existing" and provider.token
-    return state.token_path if given or not default_token_exists() else None
-
-
 @contextmanager
 def _address_errors(spec: ClusterSpec, record: ClusterRecord, deadline: float) -> Iterator[None]:
     """A head of ours that does not answer is late, or a node that failed, with its log."""
@@ -266,23 +216,6 @@ def _address_errors(spec: ClusterSpec, record: ClusterRecord, deadline: float) -
             tail = log_tail(ClusterState(record.name).logs / "node-head.log")
             raise ClusterError("CAI-CLUSTER-005", f"{error.message}\n{tail}") from error
         raise
-
-
-def _stop_serving(record: ClusterRecord, state: ClusterState, report: Report) -> None:
-    """Delete our applications and the gateway, if Ray still answers.
-
-    On nodes of our own a failure is said and passed over, since the nodes go as well; on an
-    existing Ray it would leave our applications there for good.
-    """
-    try:
-        with session(state, record, DOWN_PATIENCE):
-            delete_all(state)
-            stop_gateway(record.name)
-    except CaiError as error:
-        host, _, port = record.ray_address.rpartition(":")
-        if record.provider == "existing" and port.isdigit() and listens(host, int(port)):
-            raise
-        report("stopping", f"not in order: {error.message}")
 
 
 def _provider_of(state: ClusterState) -> tuple[ClusterRecord | None, str]:

@@ -1,4 +1,4 @@
-"""Readiness: one real token through the gateway, not an open port."""
+"""Whether the gateway and a model answer: for a model one real token, not an open port."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ray_serve_cai.errors import ModelError
 
 ATTEMPT_SECONDS = 120.0
 PAUSE_SECONDS = 0.1
+PROBE_SECONDS = 2.0
 # The gateway's word while it registers a worker, or for a model whose last worker just left.
 RETRIED = (httpx.codes.NOT_FOUND, httpx.codes.BAD_GATEWAY, httpx.codes.SERVICE_UNAVAILABLE)
 
@@ -34,6 +35,17 @@ def first_token(url: str, key: str | None, model: str, deadline: float) -> None:
                 said = reply.text[:500] if reply is not None else "no connection"
                 raise ModelError("CAI-CLUSTER-006", f'model "{model}" does not answer: {said}')
             time.sleep(PAUSE_SECONDS)
+
+
+def gateway_answers(url: str) -> bool:
+    """Whether something that is a gateway answers at `url`."""
+    if not url:
+        return False
+    try:
+        reply = httpx.get(f"{url}/liveness", timeout=PROBE_SECONDS, trust_env=False)
+    except httpx.HTTPError:
+        return False
+    return reply.status_code == httpx.codes.OK
 
 
 def _ask(client: httpx.Client, model: str) -> httpx.Response | None:

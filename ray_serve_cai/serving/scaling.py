@@ -11,7 +11,7 @@ from ray_serve_cai.cluster.ray_session import alive_nodes
 from ray_serve_cai.cluster.state import ClusterState
 from ray_serve_cai.errors import ClusterError
 from ray_serve_cai.plan.cluster import ClusterPlan, plan_cluster
-from ray_serve_cai.serving.lifecycle import session
+from ray_serve_cai.serving.session import session
 from ray_serve_cai.spec import ClusterSpec
 
 Report = Callable[..., None]

@@ -12,10 +12,11 @@ from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, all_cluster
 from ray_serve_cai.errors import CaiError
 from ray_serve_cai.plan.nodes import HEAD
 from ray_serve_cai.serving.applications import application_status
-from ray_serve_cai.serving.gateway_control import ask, find_gateway, gateway_answers
+from ray_serve_cai.serving.gateway_control import ask, find_gateway
 from ray_serve_cai.serving.job import ReplicaRow
-from ray_serve_cai.serving.lifecycle import session
+from ray_serve_cai.serving.readiness import gateway_answers
 from ray_serve_cai.serving.revisions import RevisionRecord, Revisions
+from ray_serve_cai.serving.session import session
 
 _PHASES = ("scheduling", "downloading", "loading")
 

@@ -47,7 +47,7 @@ def test_interrupted(cai: Cai, spec: Path, number: signal.Signals) -> None:
     process = half_way(cai, spec)
     process.send_signal(number)
     status, err = ended(process)
-    assert status == 130
+    assert status == 130, err
     assert "Traceback" not in err
     assert_no_trace(cai)
 
