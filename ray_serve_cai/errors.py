@@ -221,11 +221,14 @@ CATALOGUE: dict[str, ErrorInfo] = {
         "`cai model status NAME` shows the replicas; `cai model logs NAME` their output.",
         FAILED,
     ),
-    "CAI-MODEL-004": ErrorInfo(
-        "Callbacks do not run in this version",
-        "The spec lists `callbacks`, which are checked but not executed yet.",
-        "Remove them, or use the version that docs/changelog.md names.",
-        USAGE,
+    "CAI-HOOK-001": ErrorInfo(
+        "A callback's hook failed",
+        "The hook raised, ran past its `timeout`, ended its process, or left a field of the "
+        "context with a value that cannot be used. The message names hook, class, node and "
+        "model.",
+        "Mend the callback; `cai model logs NAME` has the traceback. With `on_error: log` a "
+        "failing hook does not stop the deployment.",
+        FAILED,
     ),
     "CAI-ENGINE-001": ErrorInfo(
         "Unknown engine",
@@ -335,6 +338,10 @@ class StateError(CaiError):
 
 class ModelError(CaiError):
     """A deployment failed or is not there."""
+
+
+class HookError(CaiError):
+    """A hook of the user's callback failed; the cause is kept."""
 
 
 class EngineError(CaiError):

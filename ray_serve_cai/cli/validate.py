@@ -26,7 +26,8 @@ def validate(
 
     Ends with 2 when a file has a fault.
     """
-    from ray_serve_cai.spec import check_callbacks, read_files
+    from ray_serve_cai.callbacks.check import check_callbacks
+    from ray_serve_cai.spec import read_files
 
     documents, problems = read_files(files, overrides=overrides or ())
     for document in documents:

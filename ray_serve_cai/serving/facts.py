@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ray
 
+from ray_serve_cai.callbacks.check import require_callbacks
 from ray_serve_cai.cluster.ray_session import alive_nodes
 from ray_serve_cai.cluster.state import ClusterState
 from ray_serve_cai.engines.registry import get_registry
 from ray_serve_cai.engines.vllm_config import check_args, choose_transport
-from ray_serve_cai.errors import EngineError, ModelError
+from ray_serve_cai.errors import EngineError
 from ray_serve_cai.plan.model import NodeRoom, Transport
 from ray_serve_cai.spec import Document
 from ray_serve_cai.storage.source import check_folder, local_folder
@@ -39,10 +40,7 @@ def check(document: Document) -> None:
     """Raise what is wrong with a model as far as this machine can tell."""
     spec = document.model
     get_registry().get(spec.engine.type)
-    if spec.callbacks:
-        raise ModelError(
-            "CAI-MODEL-004", f'model "{spec.name}" lists callbacks; they do not run yet'
-        )
+    require_callbacks(document)
     folder = local_folder(str(document.source))
     if folder is not None:
         check_folder(folder)

@@ -1,7 +1,6 @@
 """Cluster and model specs: reading, checking, masking, and their JSON schema."""
 
 from ray_serve_cai.spec.base import KeyPath, format_duration, format_path, format_size
-from ray_serve_cai.spec.callback_check import check_callbacks, importable
 from ray_serve_cai.spec.cluster import (
     CaiApplicationsProvider,
     CaiWorkersProvider,
@@ -45,14 +44,12 @@ __all__ = [
     "Resources",
     "Source",
     "WorkerGroup",
-    "check_callbacks",
     "check_exposure",
     "clusters",
     "document_from_raw",
     "format_duration",
     "format_path",
     "format_size",
-    "importable",
     "is_loopback",
     "is_secret_name",
     "json_schema",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ray_serve_cai.errors import StorageError
@@ -11,8 +12,10 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 BUILT_IN_PREFIX = "builtin:"
 
 
-def fetch(source: str) -> Path:
+def fetch(source: str, exclude: Sequence[str] = ()) -> Path:
     """The folder of `source`, downloading a hub id (`org/name[@revision]`) into the cache first.
+
+    `exclude`: patterns of file names that are not downloaded; a local folder is taken as it is.
 
     Raises `StorageError`: CAI-STORAGE-001 for a folder that cannot be served, CAI-STORAGE-002
     for a failed download or a scheme without support here.
@@ -30,7 +33,7 @@ def fetch(source: str) -> Path:
             f"{source}: reading models from {scheme}:// is not in this version",
             hint="Copy the model to a local folder, or name it by its hub id.",
         )
-    return _from_hub(source)
+    return _from_hub(source, exclude)
 
 
 def local_folder(source: str) -> Path | None:
@@ -66,7 +69,7 @@ def _built_in(name: str) -> Path:
     return folder
 
 
-def _from_hub(source: str) -> Path:
+def _from_hub(source: str, exclude: Sequence[str]) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -74,7 +77,10 @@ def _from_hub(source: str) -> Path:
     try:
         return Path(
             huggingface_hub.snapshot_download(
-                repository, revision=revision or None, cache_dir=cache_folder() / "hub"
+                repository,
+                revision=revision or None,
+                cache_dir=cache_folder() / "hub",
+                ignore_patterns=list(exclude) or None,
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ray_serve_cai import dotted
-from ray_serve_cai.errors import Problem, SpecError
+from ray_serve_cai.callbacks.build import GIVEN, is_of_family, resolve_class
+from ray_serve_cai.callbacks.hooks import HOOKS, hooks_of
+from ray_serve_cai.errors import Problem, SpecError, SpecProblems
 from ray_serve_cai.spec.base import KeyPath, quoted
 from ray_serve_cai.spec.document import Document
 from ray_serve_cai.spec.model import Callback, ModelSpec
@@ -19,10 +20,6 @@ from ray_serve_cai.spec.translate import did_you_mean
 
 _WRONG = "CAI-SPEC-004"
 _UNKNOWN = "CAI-SPEC-003"
-
-# Given by `cai` to classes of this family, whose constructor Ray Serve LLM defines.
-_FAMILY = "CallbackBase"
-_GIVEN = ("llm_config", "raise_error_on_callback")
 
 
 def check_callbacks(document: Document) -> list[Problem]:
@@ -34,6 +31,28 @@ def check_callbacks(document: Document) -> list[Problem]:
         for index, callback in enumerate(document.spec.callbacks):
             problems += _check(document, ("callbacks", index), callback)
     return problems
+
+
+def require_callbacks(document: Document) -> None:
+    """Raise `SpecProblems` with what `check_callbacks` finds."""
+    if problems := check_callbacks(document):
+        raise SpecProblems(problems)
+
+
+def hook_faults(found: type[Any]) -> list[str]:
+    """What is wrong with the hooks of a class: misspelt, not callable, or none at all."""
+    faults = []
+    for name in dir(found):
+        if not name.startswith("on_"):
+            continue
+        if name not in HOOKS and callable(getattr(found, name, None)):
+            near = did_you_mean(name, HOOKS)
+            faults.append(f"{found.__name__}.{name} is no hook{near or '; see docs/callbacks.md'}")
+        elif name in HOOKS and not callable(getattr(found, name, None)):
+            faults.append(f"{found.__name__}.{name} cannot be called, so it never runs")
+    if not faults and not hooks_of(found):
+        faults.append(f"{found.__name__} defines no hook, so it never runs")
+    return faults
 
 
 @contextmanager
@@ -62,18 +81,18 @@ def _lies_in(module: object, project: Path) -> bool:
 
 def _check(document: Document, path: KeyPath, callback: Callback) -> list[Problem]:
     try:
-        found = dotted.resolve(callback.class_path)
+        found = resolve_class(callback.class_path)
     except SpecError as error:
         return [document.problem((*path, "class"), error.code, error.message)]
-    if not inspect.isclass(found):
-        message = f"{quoted(callback.class_path)} is not a class"
-        return [document.problem((*path, "class"), "CAI-SPEC-010", message)]
+    problems = [
+        document.problem((*path, "class"), _UNKNOWN, fault) for fault in hook_faults(found)
+    ]
     try:
         parameters = inspect.signature(found).parameters
     except (ValueError, TypeError):
         # Classes written in C may have no signature; the constructor then judges by itself.
-        return []
-    return _check_arguments(document, path, callback, found, parameters)
+        return problems
+    return problems + _check_arguments(document, path, callback, found, parameters)
 
 
 def _check_arguments(
@@ -83,7 +102,7 @@ def _check_arguments(
     found: type[Any],
     parameters: Mapping[str, inspect.Parameter],
 ) -> list[Problem]:
-    given = _GIVEN if any(base.__name__ == _FAMILY for base in found.__mro__) else ()
+    given = GIVEN if is_of_family(found) else ()
     named = [
         it for it in parameters.values() if it.kind in (it.POSITIONAL_OR_KEYWORD, it.KEYWORD_ONLY)
     ]

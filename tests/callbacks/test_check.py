@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_serve_cai.spec import check_callbacks, importable, load_files
+from ray_serve_cai.callbacks.check import check_callbacks, importable
+from ray_serve_cai.spec import load_files
 
 MODULE = """
 class Plain:

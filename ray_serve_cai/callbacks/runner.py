@@ -1,0 +1,142 @@
+"""Runs the hooks of a replica's callbacks at each point, with their time-outs and errors."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from ray_serve_cai.callbacks.build import CallbackSpec, constructor_of, is_of_family
+from ray_serve_cai.callbacks.context import CallbackCtx, wrong_field
+from ray_serve_cai.callbacks.hooks import ROWS, SKIPPING, TEARDOWN, Point, hooks_of
+from ray_serve_cai.callbacks.thread import HookThread
+from ray_serve_cai.errors import HookError
+
+log = logging.getLogger(__name__)
+
+CONSTRUCTOR = "__init__"
+
+
+@dataclass
+class Loaded:
+    """A callback of this process. `instance` is None until the first point that needs it."""
+
+    spec: CallbackSpec
+    instance: Any = None
+    broken: bool = False
+
+
+class Runner:
+    """The callbacks of one replica in one process; one instance of each.
+
+    `announce(hook, class)` is told before each hook, so that somebody else can name the hook that
+    killed this process.
+    """
+
+    def __init__(
+        self,
+        callbacks: Sequence[Loaded],
+        ctx: CallbackCtx,
+        *,
+        model: str,
+        node: str,
+        announce: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self.ctx = ctx
+        self._callbacks = callbacks
+        self._model, self._node = model, node
+        self._announce = announce or (lambda hook, name: None)
+        self._thread: HookThread | None = None
+
+    async def run(self, point: Point, error: BaseException | None = None) -> bool:
+        """Run the point's hooks; False when one of them skips the default that follows.
+
+        Raises `HookError` at the first failure of a callback whose `on_error` is `fail`. At the
+        points of the teardown nothing is raised and every callback has its turn, in reverse.
+        """
+        teardown = point in TEARDOWN
+        go_on = True
+        for callback in reversed(self._callbacks) if teardown else self._callbacks:
+            try:
+                go_on &= await self._run_one(callback, point, error)
+            except HookError:
+                if not teardown:
+                    raise
+        return go_on
+
+    async def _run_one(self, callback: Loaded, point: Point, error: BaseException | None) -> bool:
+        if callback.instance is None and not callback.broken:
+            await self._construct(callback)
+        go_on = True
+        for hook in ROWS[point].hooks:
+            if callback.instance is None or hook not in hooks_of(callback.instance):
+                continue
+            method = getattr(callback.instance, hook)
+            call = partial(method, *_arguments(method, hook, callback.instance, self.ctx, error))
+            result = await self._guarded(callback, hook, call)
+            # Only False says "skip": None is what most hooks return.
+            go_on &= not (result is False and hook in SKIPPING)
+        return go_on
+
+    async def _construct(self, callback: Loaded) -> None:
+        def build() -> Any:
+            return constructor_of(callback.spec, self.ctx)()
+
+        callback.broken = True
+        callback.instance = await self._guarded(callback, CONSTRUCTOR, build)
+        callback.broken = callback.instance is None
+
+    async def _guarded(self, callback: Loaded, hook: str, call: Callable[[], Any]) -> Any:
+        spec = callback.spec
+        self._announce(hook, spec.name)
+        if self._thread is None:
+            self._thread = HookThread()
+        try:
+            result = await self._thread.call(call, spec.timeout)
+            if wrong := wrong_field(self.ctx):
+                raise TypeError(wrong)
+        except Exception as error:
+            if isinstance(error, TimeoutError):
+                self._thread = None
+            failure = HookError(
+                "CAI-HOOK-001",
+                f"{hook} of {spec.name} failed on node {self._node} for model "
+                f'"{self._model}": {type(error).__name__}: {error}',
+            )
+            log.exception("%s", failure)
+            if spec.on_error == "log":
+                return None
+            raise failure from error
+        finally:
+            self._announce("", "")
+        return result
+
+
+def load(specs: Sequence[CallbackSpec]) -> list[Loaded]:
+    return [Loaded(spec) for spec in specs]
+
+
+def _arguments(
+    method: Callable[..., Any],
+    hook: str,
+    instance: object,
+    ctx: CallbackCtx,
+    error: BaseException | None,
+) -> tuple[Any, ...]:
+    """What the hook takes: nothing, the context, or for `on_failure` the error, or both."""
+    offered: list[Any] = [ctx] if error is None else [error]
+    try:
+        parameters = list(inspect.signature(method).parameters.values())
+    except (TypeError, ValueError):
+        return tuple(offered)
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if not named:
+        takes_any = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        return tuple(offered) if takes_any and not is_of_family(type(instance)) else ()
+    if error is None:
+        return (ctx,)
+    needed = [p for p in named if p.default is p.empty] or named[:1]
+    return tuple(ctx if p.name in ("ctx", "context") else error for p in needed)

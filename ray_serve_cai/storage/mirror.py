@@ -1,0 +1,42 @@
+"""Copies of remote or local files and folders."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import fsspec
+
+from ray_serve_cai.errors import StorageError
+
+
+def mirror(url: str, target: Path) -> Path:
+    """Copy the file or folder at `url`, a path or anything that fsspec reads, to `target`.
+
+    `target` is replaced as a whole once everything is there. Raises `StorageError`
+    (CAI-STORAGE-002).
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(".partial", f".{target.name}.", target.parent))
+    partial = holder / target.name
+    try:
+        system, path = fsspec.core.url_to_fs(os.path.expanduser(url))
+        if not system.exists(path):
+            raise FileNotFoundError("there is nothing")
+        system.get(path.rstrip("/"), str(partial), recursive=system.isdir(path))
+        _replace(partial, target)
+    except (OSError, ValueError, ImportError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        raise StorageError("CAI-STORAGE-002", f"{url}: {said[0]}") from error
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+    return target
+
+
+def _replace(partial: Path, target: Path) -> None:
+    if target.is_dir() and not target.is_symlink():
+        # Aside first, so that a failure in between leaves one of the two whole.
+        os.rename(target, partial.with_name("before"))
+    os.replace(partial, target)
