@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import pkgutil
 from types import ModuleType
 
 from ray_serve_cai.errors import SpecError
@@ -66,17 +67,32 @@ def _attribute(module: ModuleType, names: list[str], path: str) -> object:
         try:
             found = getattr(found, name)
         except AttributeError as error:
-            where = getattr(found, "__name__", str(found))
-            near = _near(name, found)
-            raise SpecError(_CODE, f'"{path}": "{where}" has no "{name}"{near}') from error
+            raise SpecError(_CODE, f'"{path}": {_missing(name, names, found)}') from error
         except Exception as error:
             raise SpecError(_CODE, f'"{path}": getting "{name}" failed: {error}') from error
     return found
 
 
-def _near(name: str, found: object) -> str:
-    public = [attribute for attribute in dir(found) if not attribute.startswith("_")]
-    matches = difflib.get_close_matches(name, public, n=3)
+def _missing(name: str, names: list[str], found: object) -> str:
+    where = getattr(found, "__name__", type(found).__name__)
+    if isinstance(found, ModuleType) and hasattr(found, "__path__") and name != names[-1]:
+        # More of the path follows, so a module was meant here.
+        modules = [module.name for module in pkgutil.iter_modules(found.__path__)]
+        return f'package "{where}" has no module "{name}"{_near(name, modules)}'
+    kind = "module" if isinstance(found, ModuleType) else "class"
+    public = [name for name in _names(found) if not name.startswith("_")]
+    return f'{kind} "{where}" has no "{name}"{_near(name, public)}'
+
+
+def _names(found: object) -> list[str]:
+    try:
+        return [str(name) for name in dir(found)]
+    except Exception:  # noqa: BLE001 - the user's own `__dir__`; near names are only a help
+        return []
+
+
+def _near(name: str, candidates: list[str]) -> str:
+    matches = difflib.get_close_matches(name, candidates, n=3)
     return (
         "; did you mean " + " or ".join(f'"{match}"' for match in matches) + "?" if matches else ""
     )

@@ -221,7 +221,7 @@ CATALOGUE: dict[str, ErrorInfo] = {
         "`cai model status NAME` shows the replicas; `cai model logs NAME` their output.",
         FAILED,
     ),
-    "CAI-HOOK-001": ErrorInfo(
+    "CAI-CALLBACK-001": ErrorInfo(
         "A callback's hook failed",
         "The hook raised, ran past its `timeout`, ended its process, or left a field of the "
         "context with a value that cannot be used. The message names hook, class, node and "

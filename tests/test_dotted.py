@@ -17,6 +17,10 @@ from ray_serve_cai.errors import SpecError
 WORDS = st.sampled_from(
     ["pathlib", "Path", "json", "decoder", "JSONDecoder", "cwd", "x", "", "é", "_", "1", " ", "\n"]
 )
+PART = st.from_regex(r"[A-Za-z_\xe0-\xff][A-Za-z0-9_\xe0-\xff]{0,9}", fullmatch=True)
+PATHS = st.lists(st.tuples(st.sampled_from(".:"), PART), min_size=1, max_size=5).map(
+    lambda parts: "".join(mark + word for mark, word in parts)
+)
 NAMES = st.one_of(
     st.text(alphabet=".: \n\tAzé_0/\\\x00", max_size=12),
     st.lists(st.tuples(WORDS, st.sampled_from([".", ":", ""])), max_size=5).map(
@@ -70,7 +74,22 @@ def test_missing_module_before_a_colon() -> None:
 
 
 def test_missing_attribute() -> None:
-    assert message("pathlib.Pth") == '"pathlib.Pth": "pathlib" has no "Pth"; did you mean "Path"?'
+    assert message("pathlib.Pth") == (
+        '"pathlib.Pth": module "pathlib" has no "Pth"; did you mean "Path"?'
+    )
+
+
+def test_missing_attribute_of_a_class() -> None:
+    assert message("pathlib:Path.cdw") == (
+        '"pathlib:Path.cdw": class "Path" has no "cdw"; did you mean "cwd"?'
+    )
+
+
+def test_missing_module_of_a_package() -> None:
+    assert message("json.decodr.JSONDecoder") == (
+        '"json.decodr.JSONDecoder": package "json" has no module "decodr"; '
+        'did you mean "decoder" or "encoder"?'
+    )
 
 
 def test_module_that_raises(package: Path) -> None:
@@ -116,3 +135,23 @@ def test_any_text(path: str) -> None:
     """An object or a `SpecError`; any other exception fails here."""
     with contextlib.suppress(SpecError):
         assert resolve(path) is not None
+
+
+@given(st.one_of(st.text(max_size=40), PATHS))
+def test_any_text_below_a_module(rest: str) -> None:
+    """What follows a module or class that is there can be anything as well."""
+    for start in ("json", "json.decoder", "pathlib:Path", "pathlib.Path"):
+        with contextlib.suppress(SpecError):
+            assert resolve(f"{start}{rest}") is not None
+
+
+@given(PATHS)
+def test_what_is_missing_is_located(rest: str) -> None:
+    path = f"nowhere{rest}"
+    assert message(path).startswith(f'"{path}"')
+    if rest.count(":") <= 1 and not rest.startswith(":"):
+        assert '"nowhere"' in message(path) or "not a dotted path" in message(path)
+
+
+def test_a_long_path() -> None:
+    assert message("json" + f".{'x' * 300}" * 50).startswith('"json.xxx')

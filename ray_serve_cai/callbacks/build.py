@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from ray_serve_cai import dotted
-from ray_serve_cai.callbacks.context import CallbackCtx
+from ray_serve_cai.callbacks.context import CallbackCtx, adopt
 from ray_serve_cai.errors import SpecError
+from ray_serve_cai.spec.masking import is_secret_name, scrub
+from ray_serve_cai.spec.trees import leaves
 
 DEFAULT_TIMEOUT = 300.0
 OnError = Literal["fail", "log"]
@@ -36,6 +38,10 @@ class CallbackSpec:
         if isinstance(self.target, str):
             return self.target
         return f"{self.target.__module__}.{self.target.__qualname__}"
+
+    def scrub(self, text: str) -> str:
+        """`text` without the values of those `kwargs` that are named like secrets."""
+        return scrub(text, _secrets(self.kwargs))
 
     def to_json(self) -> dict[str, Any]:
         """Raises `SpecError` (CAI-SPEC-010) for a class that no other process could import."""
@@ -88,8 +94,16 @@ def constructor_of(spec: CallbackSpec, ctx: CallbackCtx) -> Callable[[], Any]:
             raise_error_on_callback=spec.on_error == "fail",
             **spec.kwargs,
         )
-        # Of this replica, shared with the other callbacks; the constructor made one of its own.
+        # Of this replica, shared with the other callbacks; the constructor made one of its own,
+        # and may have been given values for it (`ctx_kwargs`).
+        adopt(ctx, instance.ctx)
         instance.ctx = ctx
         return instance
 
     return build
+
+
+def _secrets(kwargs: Mapping[str, Any]) -> Iterator[str]:
+    for path, value in leaves(dict(kwargs)):
+        if any(isinstance(part, str) and is_secret_name(part) for part in path):
+            yield str(value)

@@ -66,16 +66,19 @@ def importable(project: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # Before the path changes: a package without `__init__.py` follows it at once.
+        ours = [name for name in set(sys.modules) - before if _lies_in(sys.modules[name], project)]
         if folder in sys.path:
             sys.path.remove(folder)
-        for name in set(sys.modules) - before:
-            if _lies_in(sys.modules[name], project):
-                del sys.modules[name]
+        for name in ours:
+            del sys.modules[name]
 
 
 def _lies_in(module: object, project: Path) -> bool:
-    file = getattr(module, "__file__", None)
-    places = [file] if file else list(getattr(module, "__path__", ()))
+    # Not by `getattr`: a lazy module may answer with an import, and that may fail.
+    names = getattr(module, "__dict__", {})
+    file = names.get("__file__")
+    places = [file] if file else list(names.get("__path__", ()))
     return any(Path(place).is_relative_to(project) for place in places)
 
 
@@ -110,16 +113,22 @@ def _check_arguments(
     takes_any = any(it.kind is it.VAR_KEYWORD for it in parameters.values())
     problems = []
     for key in callback.kwargs:
-        if key not in known and not takes_any:
+        if key in given or (key not in known and not takes_any):
             message = f"{found.__name__} takes no such argument{did_you_mean(key, known)}"
             at = (*path, "kwargs", key)
             problems.append(document.problem(at, _UNKNOWN, message, at_key=True))
     missing = [
         it.name
-        for it in named
-        if it.default is it.empty and it.name not in callback.kwargs and it.name not in given
+        for it in parameters.values()
+        if it.kind not in (it.VAR_POSITIONAL, it.VAR_KEYWORD)
+        and it.default is it.empty
+        and it.name not in callback.kwargs
+        and it.name not in given
     ]
     if missing:
         message = f"{found.__name__} needs {', '.join(map(quoted, missing))}"
         problems.append(document.problem((*path, "kwargs"), _WRONG, message))
+    if untaken := [] if takes_any else [name for name in given if name not in parameters]:
+        message = f"{found.__name__} must take {', '.join(map(quoted, untaken))}, or **kwargs"
+        problems.append(document.problem((*path, "class"), _WRONG, message))
     return problems

@@ -100,7 +100,8 @@ class LLMConfig:
 def _specs(
     callback_class: Any, callback: Any, callback_config: Any, kwargs: Mapping[str, Any] | None
 ) -> Iterable[CallbackSpec]:
-    if kwargs and callback_class is None and not isinstance(callback, (str, type)):
+    takers = [each for each in (callback_class, callback) if each is not None]
+    if kwargs and not (len(takers) == 1 and isinstance(takers[0], (str, type))):
         raise SpecError("CAI-SPEC-004", "callback_kwargs needs one callback_class or callback")
     for source, arguments in (
         (callback_class, kwargs),
@@ -122,11 +123,11 @@ def _spec(given: Any, kwargs: Mapping[str, Any] | None) -> CallbackSpec:
         except TypeError as error:
             raise SpecError("CAI-SPEC-003", f"callback_config: {error}") from error
     # Ray's own class of this name has the same fields.
-    if not hasattr(given, "callback_class"):
+    if not isinstance(getattr(given, "callback_class", None), (str, type)):
         raise SpecError(
             "CAI-SPEC-004",
             "a callback is a class, a dotted path or a CallbackConfig, "
             f"not a {type(given).__name__}",
         )
     on_error: OnError = "fail" if given.raise_error_on_callback else "log"
-    return CallbackSpec(given.callback_class, dict(given.callback_kwargs), on_error)
+    return CallbackSpec(given.callback_class, dict(given.callback_kwargs or {}), on_error)

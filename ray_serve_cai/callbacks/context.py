@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -91,8 +91,28 @@ class CallbackCtx:
 NodeInitializationContext = CallbackCtx
 
 
+def adopt(ctx: CallbackCtx, own: object) -> None:
+    """Take over what a constructor has set in a context of its own, which may be Ray's."""
+    default = CallbackCtx()
+    for name, usual in vars(default).items():
+        value = getattr(own, name, usual)
+        if name == "llm_config" or value == usual:
+            continue
+        if isinstance(usual, dict) and isinstance(value, dict):
+            getattr(ctx, name).update(value)
+        else:
+            setattr(ctx, name, value)
+
+
+def snapshot(ctx: CallbackCtx) -> dict[str, Any]:
+    """The fields as they are, to be put back after a hook has left one that cannot be used."""
+    return {name: _copy(value) for name, value in vars(ctx).items()}
+
+
 def wrong_field(ctx: CallbackCtx) -> str | None:
     """What is wrong with a context that a hook has changed; None when nothing is."""
+    if gone := [each.name for each in fields(ctx) if not hasattr(ctx, each.name)]:
+        return f"ctx.{gone[0]} was deleted"
     checks: Sequence[tuple[str, bool, str]] = (
         ("extra_init_kwargs", _is_mapping(ctx.extra_init_kwargs), "a dict with text as keys"),
         ("custom_data", isinstance(ctx.custom_data, dict), "a dict"),
@@ -126,6 +146,13 @@ def _wrong_runtime_env(runtime_env: Mapping[str, Any]) -> str | None:
     ):
         return None
     return 'ctx.runtime_env["env_vars"] must be a dict of text to text'
+
+
+def _copy(value: Any) -> Any:
+    # One level more than the field itself: `runtime_env["env_vars"]` is what hooks change.
+    if not isinstance(value, dict):
+        return value
+    return {key: dict(it) if isinstance(it, dict) else it for key, it in value.items()}
 
 
 def _is_mapping(value: object) -> bool:

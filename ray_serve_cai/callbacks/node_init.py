@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_serve_cai.callbacks.build import is_of_family
 from ray_serve_cai.callbacks.config import LLMConfig
 from ray_serve_cai.callbacks.context import (
     CallbackCtx,
@@ -50,12 +51,13 @@ async def initialize_node(llm_config: LLMConfig) -> InitializeNodeOutput:
     node = socket.gethostname()
     ctx = CallbackCtx(llm_config=llm_config)
     for each in llm_config.loaded():
-        if each.instance is not None and hasattr(each.instance, "ctx"):
+        each.broken = False
+        if is_of_family(type(each.instance)):
             each.instance.ctx = ctx
     runner = Runner(llm_config.loaded(), ctx, model=str(llm_config.model_id), node=node)
     try:
         await _initialize(runner, llm_config, node)
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
         await runner.run(Point.FAILED, error)
         await runner.run(Point.SHUT_DOWN)
         raise
@@ -81,10 +83,13 @@ async def prepare(
     if not go_on:
         return
     if await runner.run(Point.BEFORE_DOWNLOAD):
-        here, there = await asyncio.gather(
-            prepare_files(runner, source, node, ctx.local_node_download_model),
-            elsewhere(ctx) if elsewhere else _nowhere(),
-        )
+        mode = ctx.local_node_download_model
+        others = asyncio.ensure_future(elsewhere(ctx) if elsewhere else _nowhere())
+        try:
+            here = await prepare_files(runner, source, node, mode)
+            there = await others
+        finally:
+            others.cancel()
         if ctx.download_result is None:
             ctx.download_result = DownloadResult(here.folder, {node: here, **there})
     await runner.run(Point.AFTER_DOWNLOAD)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import logging
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
 from ray_serve_cai.callbacks.build import CallbackSpec, constructor_of, is_of_family
-from ray_serve_cai.callbacks.context import CallbackCtx, wrong_field
+from ray_serve_cai.callbacks.context import CallbackCtx, snapshot, wrong_field
 from ray_serve_cai.callbacks.hooks import ROWS, SKIPPING, TEARDOWN, Point, hooks_of
 from ray_serve_cai.callbacks.thread import HookThread
 from ray_serve_cai.errors import HookError
@@ -33,7 +35,7 @@ class Runner:
     """The callbacks of one replica in one process; one instance of each.
 
     `announce(hook, class)` is told before each hook, so that somebody else can name the hook that
-    killed this process.
+    killed this process. `check(ctx)` says after each hook what is wrong with the context.
     """
 
     def __init__(
@@ -44,8 +46,10 @@ class Runner:
         model: str,
         node: str,
         announce: Callable[[str, str], None] | None = None,
+        check: Callable[[CallbackCtx], str | None] = wrong_field,
     ) -> None:
         self.ctx = ctx
+        self._check = check
         self._callbacks = callbacks
         self._model, self._node = model, node
         self._announce = announce or (lambda hook, name: None)
@@ -67,16 +71,24 @@ class Runner:
                     raise
         return go_on
 
-    async def _run_one(self, callback: Loaded, point: Point, error: BaseException | None) -> bool:
+    async def run_hook(
+        self, callback: Loaded, hook: str, error: BaseException | None = None
+    ) -> Any:
+        """What one hook of the callback returns; None when it does not define the hook.
+
+        Raises `HookError`.
+        """
         if callback.instance is None and not callback.broken:
             await self._construct(callback)
+        if callback.instance is None or hook not in hooks_of(callback.instance):
+            return None
+        call = partial(_call, callback.instance, hook, self.ctx, error)
+        return await self._guarded(callback, hook, call)
+
+    async def _run_one(self, callback: Loaded, point: Point, error: BaseException | None) -> bool:
         go_on = True
         for hook in ROWS[point].hooks:
-            if callback.instance is None or hook not in hooks_of(callback.instance):
-                continue
-            method = getattr(callback.instance, hook)
-            call = partial(method, *_arguments(method, hook, callback.instance, self.ctx, error))
-            result = await self._guarded(callback, hook, call)
+            result = await self.run_hook(callback, hook, error)
             # Only False says "skip": None is what most hooks return.
             go_on &= not (result is False and hook in SKIPPING)
         return go_on
@@ -91,22 +103,28 @@ class Runner:
 
     async def _guarded(self, callback: Loaded, hook: str, call: Callable[[], Any]) -> Any:
         spec = callback.spec
+        before = snapshot(self.ctx)
         self._announce(hook, spec.name)
-        if self._thread is None:
+        if self._thread is None or self._thread.stuck:
             self._thread = HookThread()
         try:
-            result = await self._thread.call(call, spec.timeout)
-            if wrong := wrong_field(self.ctx):
+            try:
+                result = await self._thread.call(call, spec.timeout)
+            finally:
+                wrong = self._check(self.ctx)
+                if wrong:
+                    # The hooks that follow, and with `on_error: log` the deployment, go on with
+                    # what was there before.
+                    vars(self.ctx).update(before)
+            if wrong:
                 raise TypeError(wrong)
         except Exception as error:
-            if isinstance(error, TimeoutError):
-                self._thread = None
             failure = HookError(
-                "CAI-HOOK-001",
+                "CAI-CALLBACK-001",
                 f"{hook} of {spec.name} failed on node {self._node} for model "
-                f'"{self._model}": {type(error).__name__}: {error}',
+                f'"{self._model}": {spec.scrub(said(error))}',
             )
-            log.exception("%s", failure)
+            log.error("%s\n%s", failure, spec.scrub(traceback.format_exc()))
             if spec.on_error == "log":
                 return None
             raise failure from error
@@ -117,6 +135,19 @@ class Runner:
 
 def load(specs: Sequence[CallbackSpec]) -> list[Loaded]:
     return [Loaded(spec) for spec in specs]
+
+
+def said(error: BaseException) -> str:
+    """Class and message, also of an exception whose message cannot be had."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception as second:  # noqa: BLE001 - the user's code
+        return f"{type(error).__name__} (no message: its __str__ raised {type(second).__name__})"
+
+
+def _call(instance: object, hook: str, ctx: CallbackCtx, error: BaseException | None) -> Any:
+    method = getattr(instance, hook)
+    return method(*_arguments(method, hook, instance, ctx, error))
 
 
 def _arguments(
@@ -138,5 +169,9 @@ def _arguments(
         return tuple(offered) if takes_any and not is_of_family(type(instance)) else ()
     if error is None:
         return (ctx,)
-    needed = [p for p in named if p.default is p.empty] or named[:1]
+    needed = list(takewhile(_is_offered, named)) or named[:1]
     return tuple(ctx if p.name in ("ctx", "context") else error for p in needed)
+
+
+def _is_offered(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty or parameter.name in ("ctx", "context", "error")

@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +20,7 @@ import typer
 import ray_serve_cai
 from ray_serve_cai.cli import output
 from ray_serve_cai.cli.options import Invocation
-from ray_serve_cai.errors import BUG, FAILED, INTERRUPTED, USAGE, CaiError
+from ray_serve_cai.errors import BUG, FAILED, INTERRUPTED, USAGE, CaiError, StateError
 
 # Name, and the module that holds a Typer `app` (a noun) or a function of that name (a verb).
 COMMANDS = {
@@ -29,6 +30,7 @@ COMMANDS = {
     "doctor": "ray_serve_cai.cli.doctor",
     "cluster": "ray_serve_cai.cli.cluster",
     "model": "ray_serve_cai.cli.model",
+    "callbacks": "ray_serve_cai.cli.callbacks",
     "engines": "ray_serve_cai.cli.engines",
     "serve": "ray_serve_cai.cli.serve",
     "bench": "ray_serve_cai.cli.bench",
@@ -66,6 +68,10 @@ def run(argv: Sequence[str]) -> int:
         status = _expected(error, call)
     except typer.TyperException as error:
         status = _usage(error, call)
+    except OSError as error:
+        # Every noun touches the state folder somewhere; what it meets there is no bug of ours.
+        mine = _state_error(error)
+        status = _expected(mine, call) if mine else _bug(error, call)
     except Exception as error:  # noqa: BLE001 - the boundary: what comes here is a bug of ours
         status = _bug(error, call)
     if status == INTERRUPTED:
@@ -147,6 +153,14 @@ def _expected(error: CaiError, call: Invocation) -> int:
         traceback.print_exception(error)
     output.fail(error, json=call.json)
     return error.exit
+
+
+def _state_error(error: OSError) -> StateError | None:
+    from ray_serve_cai.cluster.state import home
+
+    if not isinstance(error.filename, str) or not Path(error.filename).is_relative_to(home()):
+        return None
+    return StateError("CAI-STATE-001", f"{error.filename}: {error.strerror}")
 
 
 def _usage(error: typer.TyperException, call: Invocation) -> int:

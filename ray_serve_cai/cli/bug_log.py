@@ -42,7 +42,8 @@ def mask_argv(argv: Sequence[str]) -> list[str]:
     hide_next = False
     for word in argv:
         name, equals, _ = word.partition("=")
-        if hide_next and not word.startswith("-"):
+        # JSON of a callback's arguments may hold anything under any name.
+        if (hide_next or word.startswith("{")) and not word.startswith("-"):
             words.append(MASK)
             hide_next = False
             continue

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,11 +16,13 @@ from ray_serve_cai.errors import USAGE, Problem
 if TYPE_CHECKING:
     from rich.console import Console
 
+Files = Annotated[
+    list[str], typer.Argument(metavar="FILE…", help="Spec files; - reads standard input.")
+]
+
 
 def validate(
-    files: Annotated[
-        list[str], typer.Argument(metavar="FILE…", help="Spec files; - reads standard input.")
-    ],
+    files: Files,
     overrides: Set = None,
     json: Json = False,
 ) -> int:
@@ -26,12 +30,19 @@ def validate(
 
     Ends with 2 when a file has a fault.
     """
+    return examine(files, overrides or (), json=json)
+
+
+def examine(files: Sequence[str], overrides: Sequence[str], *, json: bool) -> int:
+    """Print every fault of the files, and return the exit status."""
     from ray_serve_cai.callbacks.check import check_callbacks
     from ray_serve_cai.spec import read_files
 
-    documents, problems = read_files(files, overrides=overrides or ())
+    documents, problems = read_files(files, overrides=overrides)
     for document in documents:
-        problems += check_callbacks(document)
+        # stdout is for data; what the user's modules print while they are imported is not.
+        with redirect_stdout(sys.stderr):
+            problems += check_callbacks(document)
         for note in document.notes:
             output.say(f"{document.origin.shown}: {note}", style="yellow")
     rows = _rows(files, problems)

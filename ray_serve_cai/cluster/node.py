@@ -61,14 +61,15 @@ class Agent:
 
     def run(self) -> int:
         """Ray's exit status, or 1 when the head never came."""
+        temp = os.environ.get(TEMP_VARIABLE)
         try:
+            if temp:
+                _make_private(Path(temp))
             address = self._head_address()
-        except TimeoutError as error:
+        except OSError as error:
             print(f"cai node {self._plan.id}: {error}", file=sys.stderr)
             return self._finish(1)
-        command = ray_command(
-            self._plan, address, self._row["ip"], os.environ.get(TEMP_VARIABLE), self._row["run"]
-        )
+        command = ray_command(self._plan, address, self._row["ip"], temp, self._row["run"])
         ray = subprocess.Popen(command, env=self._ray_environment())
         self._write("running")
         return self._finish(ray.wait())
@@ -140,7 +141,7 @@ def ray_command(
     # Ray's client server cannot be switched off, and its usual port would clash with another head.
     command.append(f"--ray-client-server-port={free_port('')}")
     command += ["--no-monitor", f"--include-dashboard={str(plan.dashboard).lower()}"]
-    return [*command, f"--temp-dir={temp}"] if temp else command
+    return [*command, f"--temp-dir={temp}/r"] if temp else command
 
 
 def own_address() -> str:
@@ -163,6 +164,17 @@ def listens(host: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _make_private(folder: Path) -> None:
+    """Ray opens its own temporary folder to everybody; nobody else gets as far as that.
+
+    Raises `PermissionError` when another user has made a folder of this name.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.geteuid():
+        raise PermissionError(f"{folder} belongs to another user")
+    folder.chmod(0o700)
 
 
 def _whole(cpus: float) -> int:

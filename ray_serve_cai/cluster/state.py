@@ -60,7 +60,9 @@ def home() -> Path:
 def all_clusters() -> list[ClusterState]:
     """Every cluster that has a record, by name."""
     folder = home() / "clusters"
-    names = [path.name for path in sorted(folder.glob("*")) if _NAME.fullmatch(path.name)]
+    # Not by a pattern, which takes a folder that may not be read for an empty one.
+    there = os.listdir(folder) if folder.exists() else []
+    names = [name for name in sorted(there) if _NAME.fullmatch(name)]
     found = [ClusterState(name) for name in names]
     return [state for state in found if state.record_path.is_file()]
 

@@ -48,13 +48,15 @@ class Revision:
 @dataclass(frozen=True)
 class ModelFacts:
     """What is there. `transports` maps what the engine can be reached by to the reason why it
-    would be chosen, best first. `next_revision` is a number never used before."""
+    would be chosen, best first. `next_revision` is a number never used before. `placed_by` names
+    the callbacks that decide the placement at the deploy."""
 
     nodes: Sequence[NodeRoom]
     transports: Mapping[Transport, str]
     current: Revision | None = None
     next_revision: int = 1
     healthy: bool = True
+    placed_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class ModelPlan:
     placement: Mapping[str, int]
     actions: tuple[Action, ...]
     notes: tuple[str, ...] = ()
+    placed_by: str = ""
 
     def data(self) -> dict[str, Any]:
         """The JSON form."""
@@ -87,10 +90,13 @@ def plan_model(spec: ModelSpec, facts: ModelFacts) -> ModelPlan:
     """Raises `PlanError` (CAI-PLAN-001) with the arithmetic when no node can hold a replica."""
     replicas, notes = _replicas(spec)
     capacity = {room.id: _fit(spec, room.cpu, room.gpu, room.memory) for room in facts.nodes}
-    if replicas and sum(capacity.values()) < replicas:
-        raise PlanError("CAI-PLAN-001", _does_not_fit(spec, facts.nodes, replicas, capacity))
     strategy = _strategy(spec, facts, replicas)
-    _check_free(spec, facts, strategy, replicas)
+    if facts.placed_by:
+        notes.append(f"placement decided by {facts.placed_by} when the model is deployed")
+    else:
+        if replicas and sum(capacity.values()) < replicas:
+            raise PlanError("CAI-PLAN-001", _does_not_fit(spec, facts.nodes, replicas, capacity))
+        _check_free(spec, facts, strategy, replicas)
     transport, reason = next(iter(facts.transports.items()))
     keeps = strategy in ("none", "scale") and facts.current is not None
     revision = facts.current.number if keeps and facts.current else facts.next_revision
@@ -109,7 +115,39 @@ def plan_model(spec: ModelSpec, facts: ModelFacts) -> ModelPlan:
         placement=_by_group(facts.nodes, capacity),
         actions=_actions(spec, facts, strategy, replicas, revision),
         notes=tuple(notes),
+        placed_by=facts.placed_by,
     )
+
+
+def check_placement(
+    name: str, placement: Mapping[str, Any], nodes: Sequence[NodeRoom], replicas: int
+) -> None:
+    """Raise `PlanError` (CAI-PLAN-001) for bundles that the nodes can never hold."""
+    bundles = placement["bundles"]
+    for word, room in (("CPU", "cpu"), ("GPU", "gpu"), ("memory", "memory")):
+        amounts = [float(bundle.get(word, 0)) for bundle in bundles]
+        on_one = (
+            sum(amounts) if placement["strategy"] == "STRICT_PACK" else max(amounts, default=0)
+        )
+        largest = max((getattr(node, room) for node in nodes), default=0)
+        together, there = sum(amounts) * replicas, sum(getattr(node, room) for node in nodes)
+        for wanted, have, where in (
+            (on_one, largest, "on one node; largest node has"),
+            (together, there, "in all; the nodes have"),
+        ):
+            if wanted > have:
+                shown = [
+                    rounded_size(int(it)) if room == "memory" else f"{it:g} {word}"
+                    for it in (wanted, have)
+                ]
+                raise PlanError(
+                    "CAI-PLAN-001", f'model "{name}": needs {shown[0]} {where} {shown[1]}'
+                )
+    if placement["strategy"] == "STRICT_SPREAD" and len(bundles) > len(nodes):
+        raise PlanError(
+            "CAI-PLAN-001",
+            f'model "{name}": needs {len(bundles)} nodes (STRICT_SPREAD); there are {len(nodes)}',
+        )
 
 
 def digest_of(spec: ModelSpec) -> str:

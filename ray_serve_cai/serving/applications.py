@@ -52,12 +52,17 @@ def start_serve() -> None:
             return
 
 
-def start_application(plan: ModelPlan, job: ReplicaJob) -> None:
-    """Ask Serve for the revision's replicas and return without waiting for them."""
+def start_application(
+    plan: ModelPlan, job: ReplicaJob, placement: dict[str, Any] | None = None
+) -> None:
+    """Ask Serve for the revision's replicas and return without waiting for them.
+
+    `placement` is what hooks decided; without it the plan's resources are reserved.
+    """
     start_serve()
     deployment = serve.deployment(Replica).options(
         num_replicas=plan.replicas,
-        ray_actor_options=_actor_options(plan),
+        **(_actor_options(plan) if placement is None else _placed(placement)),
         health_check_period_s=HEALTH_PERIOD_SECONDS,
         health_check_timeout_s=HEALTH_TIMEOUT_SECONDS,
         graceful_shutdown_timeout_s=STOP_SECONDS,
@@ -127,4 +132,19 @@ def _actor_options(plan: ModelPlan) -> dict[str, Any]:
     options: dict[str, Any] = {"num_cpus": plan.cpu, "num_gpus": plan.gpu}
     if plan.memory:
         options["memory"] = plan.memory
-    return options
+    return {"ray_actor_options": options}
+
+
+def _placed(placement: dict[str, Any]) -> dict[str, Any]:
+    """The replica itself takes the first bundle, the others wait for what the engine starts."""
+    if not placement["bundles"]:
+        return {"ray_actor_options": {"num_cpus": 0, "num_gpus": 0}}
+    first = dict(placement["bundles"][0])
+    options = {"num_cpus": first.pop("CPU", 0), "num_gpus": first.pop("GPU", 0)}
+    if memory := first.pop("memory", 0):
+        options["memory"] = memory
+    return {
+        "ray_actor_options": {**options, "resources": first},
+        "placement_group_bundles": placement["bundles"],
+        "placement_group_strategy": placement["strategy"],
+    }

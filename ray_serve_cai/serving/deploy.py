@@ -9,7 +9,7 @@ from dataclasses import replace
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
-from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, now
+from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
 from ray_serve_cai.errors import CaiError, ModelError
 from ray_serve_cai.plan import model as planning
 from ray_serve_cai.plan.model import ModelFacts, ModelPlan, Revision, plan_model
@@ -20,7 +20,9 @@ from ray_serve_cai.serving.applications import (
 )
 from ray_serve_cai.serving.facts import check, node_rooms, transports
 from ray_serve_cai.serving.gateway_control import ask, find_gateway, wait_until
-from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow
+from ray_serve_cai.serving.job import ReplicaRow
+from ray_serve_cai.serving.jobs import client_key, job_of, new_revision
+from ray_serve_cai.serving.placement import decide, placing
 from ray_serve_cai.serving.progress import late, raise_failure, report_phase
 from ray_serve_cai.serving.readiness import first_token
 from ray_serve_cai.serving.revisions import RevisionRecord, Revisions, owner_of
@@ -65,6 +67,7 @@ class Deployer:
             current=Revision(active.revision, active.digest, active.replicas) if active else None,
             next_revision=self._revisions.next_number(spec.name),
             healthy=active is None or self._serves(active),
+            placed_by=", ".join(each.name for each in placing(document)),
         )
         try:
             return plan_model(spec, facts)
@@ -97,14 +100,16 @@ class Deployer:
             self._rescale(document, plan, before, report, timeout if wait else None)
             return
         self._clear_half_made(plan.name)
-        record = self._new_record(document, plan)
+        record = new_revision(document, plan)
         self._state.set_variables(document.variables, owner_of(record))
         self._revisions.save(record)
         try:
             if plan.strategy == "stop-then-start" and before is not None:
                 report("stopping", f"revision {before.revision}")
                 delete_application(self._record.name, plan.name, before.revision)
-            start_application(plan, self._job(document, record, timeout))
+            self._place(document, plan, record, report)
+            job = job_of(self._state, self._record, document, record, timeout)
+            start_application(plan, job, record.placement)
         except BaseException as error:
             self._give_up(record, error, report)
             raise
@@ -168,13 +173,13 @@ class Deployer:
         """Change only the count; on failure the old count comes back."""
         before = record.replicas
         record.replicas = plan.replicas
-        job = self._job(document, record, RESTART_SECONDS)
+        job = job_of(self._state, self._record, document, record, RESTART_SECONDS)
         try:
-            start_application(plan, job)
+            start_application(plan, job, record.placement)
             if timeout is not None:
                 self._wait(record, report, time.monotonic() + timeout)
         except BaseException:
-            start_application(replace(plan, replicas=before), job)
+            start_application(replace(plan, replicas=before), job, record.placement)
             raise
         record.raw = document.raw
         self._state.set_variables(document.variables, owner_of(record))
@@ -201,7 +206,23 @@ class Deployer:
         report("ready", "waiting for the gateway")
         if not wait_until(lambda: ask(gateway.routed.remote(endpoints)), deadline, POLL_SECONDS):
             raise ModelError("CAI-CLUSTER-006", f'the gateway did not take up "{record.model}"')
-        first_token(self._record.gateway_url, self._key(), record.model, deadline)
+        first_token(
+            self._record.gateway_url, client_key(self._state, self._record), record.model, deadline
+        )
+
+    def _place(
+        self, document: Document, plan: ModelPlan, record: RevisionRecord, report: Report
+    ) -> None:
+        """Let the hooks decide the placement, once for each deploy."""
+        if not plan.placed_by:
+            return
+        report("placing", f"asking {plan.placed_by}")
+        decision = decide(document)
+        record.placement, record.custom_data = decision.placement, decision.custom_data
+        if record.placement is not None:
+            rooms = node_rooms(self._state)
+            planning.check_placement(plan.name, record.placement, rooms, plan.replicas)
+        self._revisions.save(record)
 
     def _give_up(self, record: RevisionRecord, error: BaseException, report: Report) -> None:
         """Remove the failed revision; if the old one had to make room for it, bring that back.
@@ -227,8 +248,8 @@ class Deployer:
         facts = ModelFacts(node_rooms(self._state), {record.transport: ""}, here, healthy=False)
         plan = plan_model(document.model, facts)
         ask(find_gateway(self._record.name).admit.remote(record.model, record.revision))
-        job = self._job(document, record, RESTART_SECONDS)
-        start_application(replace(plan, replicas=record.replicas), job)
+        job = job_of(self._state, self._record, document, record, RESTART_SECONDS)
+        start_application(replace(plan, replicas=record.replicas), job, record.placement)
 
     def _clear_half_made(self, model: str) -> None:
         """A deploy that was killed leaves a revision that nobody waits for."""
@@ -250,48 +271,3 @@ class Deployer:
     def _rows(self, record: RevisionRecord) -> list[ReplicaRow]:
         rows: list[ReplicaRow] = ask(find_gateway(self._record.name).replicas.remote())
         return [r for r in rows if (r.model, r.revision) == (record.model, record.revision)]
-
-    def _new_record(self, document: Document, plan: ModelPlan) -> RevisionRecord:
-        return RevisionRecord(
-            model=plan.name,
-            revision=plan.revision,
-            state="starting",
-            raw=document.raw,
-            spec_path=str(document.path),
-            project=str(document.project),
-            digest=plan.digest,
-            engine=plan.engine,
-            transport=plan.transport,
-            replicas=plan.replicas,
-            created=now(),
-        )
-
-    def _job(self, document: Document, record: RevisionRecord, timeout: float) -> ReplicaJob:
-        spec = document.model
-        return ReplicaJob(
-            cluster=self._record.name,
-            model=spec.name,
-            revision=record.revision,
-            source=str(document.source),
-            engine=spec.engine.type,
-            engine_args=dict(spec.engine.args),
-            transport=record.transport,
-            env=dict(spec.env),
-            log_folder=str(self._state.logs),
-            api_keys=self._worker_keys(),
-            gpu=spec.resources.gpu,
-            start_timeout=timeout,
-            project=str(document.project),
-        )
-
-    def _worker_keys(self) -> tuple[str, ...]:
-        """What an HTTP replica must accept: the gateway's own key for its questions, and the
-        clients' keys, which the gateway hands on with their requests."""
-        keys = self._keys()
-        return (self._state.internal_key(), *keys) if keys else ()
-
-    def _keys(self) -> tuple[str, ...]:
-        return self._state.document(self._record).cluster.gateway.api_keys
-
-    def _key(self) -> str | None:
-        return next(iter(self._keys()), None)

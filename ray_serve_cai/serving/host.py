@@ -2,8 +2,9 @@
 
 It is a process of its own so that no token crosses Ray's worker process. It reads its job as one
 JSON line on stdin, writes events as JSON lines to the descriptor named on its command line, and
-takes `{"command": "stop"}` on stdin. Stdin is also its lifeline: when the replica dies by any
-signal, the pipe closes and the host ends its whole process group, engine processes included.
+takes the commands `stop` and `files` (what came of the other nodes) on stdin. Stdin is also its
+lifeline: when the replica dies by any signal, the pipe closes and the host ends its whole process
+group, engine processes included.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any, TextIO
 
+from ray_serve_cai.callbacks import CallbackCtx, NodeDownload, Point
+from ray_serve_cai.callbacks.node_init import prepare
 from ray_serve_cai.cluster.ports import free_port
 from ray_serve_cai.engines.base import EngineConfig, Listen, LLMEngine
 from ray_serve_cai.engines.registry import get_registry
-from ray_serve_cai.errors import CaiError
+from ray_serve_cai.errors import CaiError, EngineError, HookError
+from ray_serve_cai.serving.hooks import ReplicaRunner, engine_args, engine_folder
 from ray_serve_cai.serving.job import Pulse, ReplicaJob
-from ray_serve_cai.storage.source import fetch
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +48,7 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    host = Host(job, order["listen_host"], int(order["worker_id"]), orders, events)
+    host = Host(job, order, orders, events)
     sys.exit(asyncio.run(host.run()))
 
 
@@ -52,49 +56,66 @@ class Host:
     """Drives one engine from `from_args` to `cleanup`."""
 
     def __init__(
-        self, job: ReplicaJob, listen_host: str, worker_id: int, orders: FileIO, events: TextIO
+        self, job: ReplicaJob, order: dict[str, Any], orders: FileIO, events: TextIO
     ) -> None:
         self._job = job
         self._orders = orders
-        self._listen_host = listen_host
-        self._worker_id = worker_id
+        self._listen_host: str = order["listen_host"]
+        self._worker_id = int(order["worker_id"])
+        self._node: str = order["node"]
         self._events = events
         self._stop = asyncio.Event()
+        # Why the replica wants the engine stopped, when it is not a plain end.
+        self._failure = ""
+        self._elsewhere = self._other_nodes if order["others"] else None
+        self._hooks = ReplicaRunner(job, self._node, self._announce)
+        self._files: asyncio.Future[dict[str, Any]] | None = None
         self._engine: LLMEngine | None = None
         self._server: Any = None
 
     async def run(self) -> int:
         """Serve until told to stop; the exit status is 0 after an orderly end."""
-        _watch(self._orders, asyncio.get_running_loop(), self._stop)
+        _watch(self._orders, asyncio.get_running_loop(), self._take)
         try:
             config = await self._start()
+            await self._hooks.run(Point.READY)
         except Exception as error:
             log.exception("the engine did not start")
-            self._send("failed", **_described(error))
+            await self._teardown(Point.FAILED, error)
             await self._cleanup()
+            self._send("failed", **_described(error))
             return 1
         self._send("ready", config=asdict(config))
         await self._pulse_until_stopped()
+        if self._failure:
+            await self._teardown(Point.FAILED, EngineError("CAI-MODEL-002", self._failure))
+        await self._teardown(Point.DRAINING)
         await self._drain()
         await self._cleanup()
         return 0
 
     async def _start(self) -> EngineConfig:
-        job = self._job
+        job, hooks = self._job, self._hooks
         self._send("phase", phase="downloading", message=job.source)
-        folder = await asyncio.to_thread(fetch, job.source)
+        await prepare(hooks, job.source, self._node, self._elsewhere)
+        await hooks.run(Point.BEFORE_ENGINE)
+        folder = await asyncio.to_thread(engine_folder, job, hooks.ctx)
+        args = engine_args(job, hooks.ctx.extra_init_kwargs)
         self._send("phase", phase="loading", message=str(folder))
         engine_class = get_registry().get(job.engine).load()
-        args = {**job.engine_args, "served_model_name": job.model}
-        self._engine = engine = engine_class.from_args(args, folder)
+        self._engine = engine = engine_class.from_args(
+            {**args, "served_model_name": job.model}, folder
+        )
         port = free_port(self._listen_host)
         if engine.own_server:
             where = Listen(self._listen_host, port, job.transport, job.api_keys)
             engine.listen(where)
         log.info("starting the engine")
         config = await engine.start(self._worker_id)
+        await hooks.run(Point.AFTER_ENGINE)
         log.info("asking it for a first token")
         await engine.probe()
+        await hooks.run(Point.ALL_DONE)
         if engine.own_server:
             return config
         return await self._serve(engine, config, folder, port)
@@ -141,22 +162,64 @@ class Host:
             await self._server.stop(grace=1.0)
         if self._engine is not None:
             await self._engine.cleanup()
-        self._send("stopped")
+        await self._teardown(Point.SHUT_DOWN)
+
+    async def _teardown(self, point: Point, error: Exception | None = None) -> None:
+        self._send("point", point=point)
+        await self._hooks.run(point, error)
+
+    async def _other_nodes(self, ctx: CallbackCtx) -> dict[str, NodeDownload]:
+        """Let the replica prepare its other nodes, where no process of this host's runs."""
+        self._files = asyncio.get_running_loop().create_future()
+        self._send(
+            "files",
+            mode=ctx.worker_node_download_model,
+            run_init_node=ctx.run_init_node,
+            custom_data=_plain(ctx.custom_data),
+        )
+        answer = await self._files
+        if "message" in answer:
+            raise HookError(answer["code"], answer["message"])
+        return {node: NodeDownload(**row) for node, row in answer["results"].items()}
+
+    def _take(self, order: dict[str, Any]) -> None:
+        if order["command"] == "stop":
+            self._failure = order.get("error", "")
+            self._stop.set()
+        elif self._files is not None:
+            self._files.set_result(order)
+
+    def _announce(self, hook: str, name: str) -> None:
+        self._send("hook", hook=f"{hook} of {name}" if hook else "")
 
     def _send(self, event: str, **fields: Any) -> None:
         self._events.write(json.dumps({"event": event, **fields}) + "\n")
 
 
-def _watch(orders: FileIO, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+def _watch(
+    orders: FileIO,
+    loop: asyncio.AbstractEventLoop,
+    take: Callable[[dict[str, Any]], None],
+) -> None:
     """In a thread of its own, since loading a model can keep the event loop busy for minutes."""
 
     def watch() -> None:
         for line in orders:
-            if json.loads(line).get("command") == "stop":
-                loop.call_soon_threadsafe(stop.set)
+            loop.call_soon_threadsafe(take, json.loads(line))
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
+
+
+def _plain(data: dict[str, Any]) -> dict[str, Any]:
+    """What of it other nodes can have: objects of this process stay here."""
+    plain = {}
+    for key, value in data.items():
+        try:
+            plain[key] = json.loads(json.dumps(value))
+        except (TypeError, ValueError):
+            log.info("ctx.custom_data[%r] is no plain data; other nodes do not see it", key)
+    return plain
 
 
 def _described(error: Exception) -> dict[str, str]:

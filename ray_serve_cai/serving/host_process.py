@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
 import json
+import logging
 import os
 import re
-import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from ray_serve_cai.cluster.node import TEMP_VARIABLE
-from ray_serve_cai.errors import CATALOGUE, ModelError
-from ray_serve_cai.serving.job import Pulse, ReplicaJob, log_name
+from ray_serve_cai.errors import CATALOGUE, CaiError, ModelError
+from ray_serve_cai.serving.job import Pulse, ReplicaJob
+from ray_serve_cai.serving.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+Others = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 KILL_SECONDS = 5.0
 TAIL_LINES = 12
@@ -31,27 +33,37 @@ class HostProcess:
     """A running `serving.host`. `pulse` is its last word, `heard` when that came (monotonic)."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, events: int, log_path: str, temp: str
+        self, process: asyncio.subprocess.Process, events: int, workspace: Workspace
     ) -> None:
         self._process = process
-        self._temp = temp
+        self._workspace = workspace
+        self._others: Others | None = None
         self._ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._on_phase: Callable[[str, str], None] | None = None
-        self.log_path = log_path
+        self._hook = ""
+        # Points of the teardown that the host has run itself.
+        self.points: set[str] = set()
+        self.log_path = workspace.log_path
         self.pulse: Pulse | None = None
         self.heard = time.monotonic()
         self._reader = asyncio.create_task(self._read(events))
 
     @classmethod
-    async def spawn(cls, job: ReplicaJob, listen_host: str, worker_id: int) -> HostProcess:
-        """Start the host in a process group of its own, its output in the job's log folder."""
-        log_path = _log_path(job, worker_id)
-        # In the node's own temporary folder, which goes with the node whatever happens.
-        base = os.environ.get(TEMP_VARIABLE) or None
-        temp = await asyncio.to_thread(tempfile.mkdtemp, prefix="h-", dir=base)
-        await asyncio.to_thread(_link_kernel_cache, Path(temp))
+    async def spawn(
+        cls,
+        job: ReplicaJob,
+        listen_host: str,
+        worker_id: int,
+        node: str = "",
+        others: Others | None = None,
+    ) -> HostProcess:
+        """Start the host in a process group of its own, its output in the job's log folder.
+
+        `others` prepares the replica's other nodes when the host asks for that.
+        """
+        workspace = await Workspace.make(job, f"{worker_id:012x}")
         read_end, write_end = os.pipe()
-        with open(log_path, "ab") as output:
+        with open(workspace.log_path, "ab") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
@@ -62,12 +74,13 @@ class HostProcess:
                 stderr=asyncio.subprocess.STDOUT,
                 pass_fds=(write_end,),
                 start_new_session=True,
-                env=_environment(job, temp),
+                env=workspace.environment,
             )
         os.close(write_end)
-        host = cls(process, read_end, str(log_path), temp)
+        host = cls(process, read_end, workspace)
         order = {"job": job.to_json(), "listen_host": listen_host, "worker_id": worker_id}
-        await host._write(order)
+        host._others = others
+        await host._write({**order, "node": node, "others": others is not None})
         return host
 
     @property
@@ -83,10 +96,13 @@ class HostProcess:
         self._on_phase = on_phase
         return await self._ready
 
-    async def stop(self, seconds: float) -> None:
-        """Ask the host to drain and stop; after `seconds`, or when it is gone, end its group."""
+    async def stop(self, seconds: float, error: str = "") -> None:
+        """Ask the host to drain and stop; after `seconds`, or when it is gone, end its group.
+
+        `error`: why it must go, for the hooks, when it has failed.
+        """
         if self.returncode is None and seconds > 0:
-            await self._write({"command": "stop"})
+            await self._write({"command": "stop", "error": error})
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), seconds)
         self._kill_group()
@@ -107,7 +123,9 @@ class HostProcess:
             self._kill_group()
             if not self._ready.done():
                 tail = _tail(self.log_path)
-                self._fail("CAI-MODEL-002", f"the engine host died ({_status(status)})\n{tail}")
+                where = f" in {self._hook}" if self._hook else ""
+                code = "CAI-CALLBACK-001" if self._hook else "CAI-MODEL-002"
+                self._fail(code, f"the engine host died{where} ({_status(status)})\n{tail}")
         finally:
             transport.close()
 
@@ -116,6 +134,12 @@ class HostProcess:
         kind = event.pop("event")
         if kind == "pulse":
             self.pulse = Pulse(**event)
+        elif kind == "hook":
+            self._hook = event["hook"]
+        elif kind == "point":
+            self.points.add(event["point"])
+        elif kind == "files":
+            self._files = asyncio.create_task(self._prepare_others(event))
         elif kind == "phase" and self._on_phase is not None:
             self._on_phase(event["phase"], event["message"])
         elif kind == "ready" and not self._ready.done():
@@ -123,6 +147,16 @@ class HostProcess:
         elif kind == "failed" and not self._ready.done():
             cause = _cause_in_log(self.log_path)
             self._fail(event["code"], f"{event['message']}{cause}")
+
+    async def _prepare_others(self, wish: dict[str, Any]) -> None:
+        assert self._others is not None
+        try:
+            answer: dict[str, Any] = {"results": await self._others(wish)}
+        except Exception as error:
+            log.exception("another node could not be prepared")
+            code = error.code if isinstance(error, CaiError) else "CAI-MODEL-002"
+            answer = {"code": code, "message": str(error)}
+        await self._write({"command": "files", **answer})
 
     def _fail(self, code: str, message: str) -> None:
         known = code if code in CATALOGUE else "CAI-MODEL-002"
@@ -137,45 +171,7 @@ class HostProcess:
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        shutil.rmtree(self._temp, ignore_errors=True)
-
-
-def _environment(job: ReplicaJob, temp: str) -> dict[str, str]:
-    environment = dict(os.environ)
-    for name in ("TMPDIR", "VLLM_RPC_BASE_PATH", "SMG_ZMQ_SOCKET_DIR"):
-        environment[name] = temp
-    # vLLM shows its process titles and logs as if on a terminal unless told otherwise.
-    environment.setdefault("NO_COLOR", "1")
-    environment["PYTHONUNBUFFERED"] = "1"
-    if not job.gpu:
-        # Ray leaves the variable as it is for an actor without GPUs.
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    if job.project:
-        path = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = f"{job.project}{os.pathsep}{path}" if path else job.project
-    return environment
-
-
-def _link_kernel_cache(temp: Path) -> None:
-    """Let torch's compiled kernels and headers outlive the host, where torch itself keeps them.
-
-    Torch looks below its temporary folder (`torch._inductor.runtime.cache_dir_utils`), for headers
-    even where TORCHINDUCTOR_CACHE_DIR names another place; in a fresh folder each start would
-    compile for some 15 s before its first token.
-    """
-    try:
-        name = f"torchinductor_{getpass.getuser()}"
-    except (KeyError, OSError):
-        name = f"torchinductor_uid_{os.getuid()}"
-    cache = Path(tempfile.gettempdir()) / name
-    cache.mkdir(mode=0o700, exist_ok=True)
-    (temp / name).symlink_to(cache)
-
-
-def _log_path(job: ReplicaJob, worker_id: int) -> Path:
-    folder = Path(job.log_folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / log_name(job.model, job.revision, f"{worker_id:012x}")
+        self._workspace.remove()
 
 
 def _tail(path: str) -> str:

@@ -11,7 +11,8 @@ class ReplicaJob:
     """One model revision as every replica of it starts it.
 
     `env` and `api_keys` hold resolved secrets: they travel as data, never on a command line.
-    `start_timeout` is in seconds.
+    `start_timeout` is in seconds. `placement` is what it reserves, as `bundles` and `strategy`.
+    `code` holds the project's own packages, as `serving.code` packs them.
     """
 
     cluster: str
@@ -27,13 +28,18 @@ class ReplicaJob:
     gpu: int = 0
     start_timeout: float = 1800.0
     project: str | None = None
+    callbacks: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+    placement: dict[str, Any] = field(default_factory=dict)
+    custom_data: dict[str, Any] = field(default_factory=dict, repr=False)
+    code: str = field(default="", repr=False)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ReplicaJob:
-        return cls(**{**data, "api_keys": tuple(data.get("api_keys", ()))})
+        lists = {name: tuple(data.get(name, ())) for name in ("api_keys", "callbacks")}
+        return cls(**{**data, **lists})
 
 
 def log_name(model: str, revision: int | str, replica: str) -> str:
@@ -63,6 +69,7 @@ class ReplicaRow:
     node_id: str
     endpoint: str | None = None
     message: str = ""
+    code: str = ""
     engine_config: dict[str, Any] = field(default_factory=dict)
     running: int = 0
     waiting: int = 0

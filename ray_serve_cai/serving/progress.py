@@ -15,7 +15,7 @@ def raise_failure(rows: list[ReplicaRow], record: RevisionRecord) -> None:
     """Serve would start the replica again; what failed once, at the first start, fails again."""
     for row in rows:
         if row.phase == "failed":
-            raise ModelError("CAI-MODEL-002", f'model "{record.model}": {row.message}')
+            raise ModelError(row.code or "CAI-MODEL-002", f'model "{record.model}": {row.message}')
 
 
 def report_phase(rows: list[ReplicaRow], record: RevisionRecord, report: Report) -> None:

@@ -12,13 +12,17 @@ import logging
 import os
 import time
 import uuid
+from functools import partial
 from typing import Any
 
 import ray
 
-from ray_serve_cai.errors import ModelError
+from ray_serve_cai.callbacks.hooks import Point
+from ray_serve_cai.errors import HookError, ModelError
 from ray_serve_cai.serving.host_process import HostProcess
 from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow
+from ray_serve_cai.serving.other_nodes import node_names, other_nodes, prepare_others
+from ray_serve_cai.serving.part import run_part
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +30,7 @@ REPORT_SECONDS = 2.0
 # vLLM's engine can be silent while it compiles or prefills a long batch.
 SILENCE_SECONDS = 30.0
 STOP_SECONDS = 90.0
+TEARDOWN_SECONDS = 60.0
 
 
 class Replica:
@@ -46,12 +51,22 @@ class Replica:
             node_id=context.get_node_id(),
             pid=os.getpid(),
         )
+        self._node = node_names().get(self._row.node_id, self._row.node_id)
+        self._unhealthy = ""
+        self._torn_down = False
         self._host: HostProcess | None = None
         self._reports = asyncio.create_task(self._report_forever())
         await self._start()
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""
+        try:
+            self._check_health()
+        except ModelError as error:
+            self._unhealthy = error.message
+            raise
+
+    def _check_health(self) -> None:
         host = self._host
         if host is None or host.returncode is not None:
             raise ModelError("CAI-MODEL-002", "the engine host has ended")
@@ -68,7 +83,8 @@ class Replica:
             await self._tell_gateway("leave", self._row.replica_id)
             await self._report()
         if self._host is not None:
-            await self._host.stop(STOP_SECONDS)
+            await self._host.stop(STOP_SECONDS, self._unhealthy)
+            await self._last_hooks(self._host, self._unhealthy)
         self._reports.cancel()
         if not failed:
             # A failure stays on record, for those who wait to see how the deployment goes.
@@ -78,21 +94,46 @@ class Replica:
         gateway = await self._gateway()
         listen_host = await gateway.listen_host.remote(ray.util.get_node_ip_address())
         worker_id = int(self._row.replica_id, 16)
-        self._host = host = await HostProcess.spawn(self._job, listen_host, worker_id)
+        nodes = other_nodes()
+        self._host = host = await HostProcess.spawn(
+            self._job,
+            listen_host,
+            worker_id,
+            self._node,
+            partial(prepare_others, self._job, self._row.replica_id, nodes) if nodes else None,
+        )
         self._row.log = host.log_path
         try:
             async with asyncio.timeout(self._job.start_timeout):
                 config = await host.ready(self._set_phase)
         except (ModelError, TimeoutError) as error:
             self._row.phase, self._row.message = "failed", str(error) or "start timed out"
+            self._row.code = error.code if isinstance(error, ModelError) else ""
+            await host.stop(0)
+            await self._last_hooks(host, self._row.message)
             await self._report()
             self._reports.cancel()
-            await host.stop(0)
             raise
         self._row.engine_config = config
         self._row.endpoint = config["endpoint"]
         self._row.phase, self._row.message = "ready", ""
         await self._report()
+
+    async def _last_hooks(self, host: HostProcess, error: str) -> None:
+        """Run the hooks of the teardown that the host did not live to run."""
+        if self._torn_down or not self._job.callbacks:
+            return
+        self._torn_down = True
+        died = error or ("" if host.returncode == 0 else "the engine host has ended")
+        wanted = [Point.FAILED, Point.SHUT_DOWN] if died else [Point.SHUT_DOWN]
+        points = [point for point in wanted if point not in host.points]
+        if not points:
+            return
+        order = {"part": "teardown", "node": self._node, "points": points, "error": died}
+        try:
+            await run_part(self._job, self._row.replica_id, order, TEARDOWN_SECONDS)
+        except (HookError, TimeoutError, OSError) as failure:
+            log.warning("the last hooks did not run to their end: %s", failure)
 
     def _set_phase(self, phase: str, message: str) -> None:
         self._row.phase, self._row.message = phase, message

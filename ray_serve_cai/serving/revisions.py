@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,11 @@ RevisionState = Literal["starting", "active", "superseded", "failed"]
 
 @dataclass
 class RevisionRecord:
-    """One deploy. `raw` is the spec without resolved values, `created` epoch seconds."""
+    """One deploy. `raw` is the spec without resolved values, `created` epoch seconds.
+
+    `placement` and `custom_data` are what hooks decided before resources were held; both are
+    kept, since those hooks run once for each deploy.
+    """
 
     model: str
     revision: int
@@ -29,6 +33,8 @@ class RevisionRecord:
     replicas: int
     created: float
     message: str = ""
+    placement: dict[str, Any] | None = None
+    custom_data: dict[str, Any] = field(default_factory=dict)
 
 
 class Revisions:

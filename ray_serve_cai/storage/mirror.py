@@ -18,8 +18,11 @@ def mirror(url: str, target: Path) -> Path:
     `target` is replaced as a whole once everything is there. Raises `StorageError`
     (CAI-STORAGE-002).
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(".partial", f".{target.name}.", target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        holder = Path(tempfile.mkdtemp(".partial", f".{target.name}.", target.parent))
+    except OSError as error:
+        raise StorageError("CAI-STORAGE-002", f"{target}: {error.strerror}") from error
     partial = holder / target.name
     try:
         system, path = fsspec.core.url_to_fs(os.path.expanduser(url))
@@ -27,7 +30,8 @@ def mirror(url: str, target: Path) -> Path:
             raise FileNotFoundError("there is nothing")
         system.get(path.rstrip("/"), str(partial), recursive=system.isdir(path))
         _replace(partial, target)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:
+        # Each store's client has exceptions of its own.
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise StorageError("CAI-STORAGE-002", f"{url}: {said[0]}") from error
     finally:
@@ -36,7 +40,12 @@ def mirror(url: str, target: Path) -> Path:
 
 
 def _replace(partial: Path, target: Path) -> None:
-    if target.is_dir() and not target.is_symlink():
-        # Aside first, so that a failure in between leaves one of the two whole.
-        os.rename(target, partial.with_name("before"))
-    os.replace(partial, target)
+    before = partial.with_name("before")
+    if there := os.path.lexists(target):
+        os.rename(target, before)
+    try:
+        os.rename(partial, target)
+    except OSError:
+        if there:
+            os.rename(before, target)
+        raise

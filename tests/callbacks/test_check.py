@@ -4,21 +4,28 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from ray_serve_cai.callbacks.build import resolve_class
 from ray_serve_cai.callbacks.check import check_callbacks, importable
+from ray_serve_cai.errors import SpecError
 from ray_serve_cai.spec import load_files
 
 MODULE = """
 class Plain:
     def __init__(self, path, retries=3): ...
+    def on_ready(self): ...
 class Anything:
     def __init__(self, **kwargs): ...
+    def on_ready(self): ...
 class CallbackBase:
     def __init__(self, llm_config, raise_error_on_callback=True, **kwargs): ...
 class FromRay(CallbackBase):
-    pass
+    def on_ready(self): ...
 class Strict(CallbackBase):
     def __init__(self, llm_config, raise_error_on_callback, *, needed): ...
+    def on_ready(self): ...
 def function(): ...
 """
 
@@ -58,8 +65,8 @@ def test_callbacks_that_can_be_built(project: Path, callback: str) -> None:
     [
         (
             "{class: callbacks.mine.Plian, kwargs: {}}",
-            '5:13: callbacks[0].class: "callbacks.mine.Plian": "callbacks.mine" has no "Plian"; '
-            'did you mean "Plain"? [CAI-SPEC-010]',
+            '5:13: callbacks[0].class: "callbacks.mine.Plian": module "callbacks.mine" has no '
+            '"Plian"; did you mean "Plain"? [CAI-SPEC-010]',
         ),
         (
             "{class: nothing.There}",
@@ -97,7 +104,7 @@ def test_callbacks_that_cannot(project: Path, callback: str, expected: str) -> N
 def test_two_projects_may_have_the_same_package(project: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     (other / "callbacks").mkdir(parents=True)
-    (other / "callbacks" / "theirs.py").write_text("class Theirs: ...\n")
+    (other / "callbacks" / "theirs.py").write_text("class Theirs:\n    def on_ready(self): ...\n")
     assert check(project, "{class: callbacks.mine.Anything}") == []
     assert check(other, "{class: callbacks.theirs.Theirs}") == []
     assert not [name for name in sys.modules if name.split(".")[0] == "callbacks"]
@@ -108,3 +115,75 @@ def test_the_import_path_is_put_back(tmp_path: Path) -> None:
     with importable(tmp_path):
         assert sys.path[0] == str(tmp_path)
     assert sys.path == before
+
+
+HOOKS = """
+from ray_serve_cai.callbacks import CallbackBase
+class Misspelt:
+    def on_pre_donwload(self, ctx): ...
+class Strange:
+    def on_full_moon(self): ...
+class NotCallable:
+    on_ready = "yes"
+class Empty: ...
+class Inherits(CallbackBase): ...
+class Good(CallbackBase):
+    on_time = 3
+    def __init__(self, *, size=1, **kwargs): super().__init__(**kwargs)
+    async def on_before_node_init(self): ...
+class Narrow(CallbackBase):
+    def __init__(self, size=1): ...
+    async def on_before_node_init(self): ...
+class ByPosition:
+    def __init__(self, size, /): ...
+    def on_ready(self): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("callback", "expected"),
+    [
+        ("{class: callbacks.hooks.Good, kwargs: {size: 2, more: 3}}", None),
+        (
+            "{class: callbacks.hooks.Misspelt}",
+            'Misspelt.on_pre_donwload is no hook; did you mean "on_pre_download"?',
+        ),
+        (
+            "{class: callbacks.hooks.Strange}",
+            "Strange.on_full_moon is no hook; see docs/callbacks.md",
+        ),
+        (
+            "{class: callbacks.hooks.NotCallable}",
+            "NotCallable.on_ready cannot be called, so it never runs",
+        ),
+        ("{class: callbacks.hooks.Empty}", "Empty defines no hook, so it never runs"),
+        ("{class: callbacks.hooks.Inherits}", "Inherits defines no hook, so it never runs"),
+        (
+            "{class: callbacks.hooks.Narrow}",
+            'Narrow must take "llm_config", "raise_error_on_callback", or **kwargs',
+        ),
+        ("{class: callbacks.hooks.ByPosition}", 'ByPosition needs "size"'),
+        (
+            "{class: callbacks.hooks.Good, kwargs: {llm_config: x}}",
+            "Good takes no such argument",
+        ),
+    ],
+)
+def test_hooks_and_constructors(project: Path, callback: str, expected: str | None) -> None:
+    (project / "callbacks" / "hooks.py").write_text(HOOKS)
+    found = check(project, callback)
+    if expected is None:
+        assert found == []
+    else:
+        assert [expected in message for message in found] == [True], found
+
+
+@given(st.one_of(st.text(max_size=20), st.from_regex(r"[a-z]{1,9}([.:][A-Za-z_é]{1,9}){0,4}")))
+def test_any_text_is_a_class_or_a_spec_error(text: str) -> None:
+    path = f"json.{text}"
+    found, refused = None, None
+    try:
+        found = resolve_class(path)
+    except SpecError as error:
+        refused = error
+    assert isinstance(found, type) or (refused and f'"{path}"' in refused.message)

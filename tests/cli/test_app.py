@@ -335,3 +335,13 @@ def test_closed_pipe_at_the_last_flush_is_quiet() -> None:
     os.close(writing)
     assert done.returncode == 1
     assert done.stderr == b""
+
+
+def test_state_folder_that_cannot_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    home = Path(os.environ["CAI_HOME"])
+    home.mkdir(parents=True)
+    (home / "clusters").write_text("not a folder")
+    assert run(["cluster", "list"]) == 1
+    said = capsys.readouterr().err
+    assert "CAI-STATE-001" in said
+    assert str(home / "clusters") in said

@@ -32,7 +32,7 @@ class TestCommand:
             "--port=6379",
             "--node-ip-address=10.0.0.1",
             "--include-dashboard=false",
-            "--temp-dir=/tmp/cai",
+            "--temp-dir=/tmp/cai/r",
         }
 
     def test_worker_joins_the_head(self) -> None:

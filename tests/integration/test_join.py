@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from support import Cai, Cluster, ask, short_folder, until
+import yaml
+from support import Cai, Cluster, ask, echo_spec, short_folder, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.root]
 
@@ -35,7 +37,10 @@ def machine() -> Iterator[str]:
         subprocess.run(["ip", "netns", "del", SPACE], check=False)
 
 
-def test_joined_machine_serves(machine: str) -> None:
+def test_joined_machine_serves(machine: str, tmp_path: Path) -> None:
+    """Also a model whose callback lives in a project that the machine does not have."""
+    project = tmp_path / "project"
+    (project / "callbacks").mkdir(parents=True)
     with short_folder() as folder:
         cai = Cai(folder, {"CAI_NODE_IP": OUTSIDE})
         try:
@@ -44,8 +49,11 @@ def test_joined_machine_serves(machine: str) -> None:
             # Without the token a machine is refused; it is one file of the state folder.
             words = ["cluster", "join", address, "--cpu", "1", "--memory", "1Gi"]
             words += ["--token-file", str(cluster.folder / "token"), "--node-ip", INSIDE]
+            # `ip netns exec` gives it mounts of its own; an empty one hides the project.
+            hide = f'mount -t tmpfs none {project} && exec "$@"'
+            inside = ["ip", "netns", "exec", machine, "sh", "-c", hide, "sh"]
             agent = subprocess.Popen(
-                ["ip", "netns", "exec", machine, sys.executable, "-m", "ray_serve_cai", *words],
+                [*inside, sys.executable, "-m", "ray_serve_cai", *words],
                 env=cai.environment({"CAI_NODE_IP": INSIDE}),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -56,6 +64,10 @@ def test_joined_machine_serves(machine: str) -> None:
                 (row,) = cluster.model("there")["instances"]
                 assert INSIDE in row["endpoint"]
                 assert ask(cluster.client(), "there") == "What is cai?"
+                cluster.delete("there")
+                _deploy_from(project, cai)
+                (where,) = (project.parent / "notes").read_text().splitlines()
+                assert where == f"the project is not here: {project}"
             finally:
                 agent.terminate()
                 assert agent.wait(60) == 130
@@ -63,6 +75,28 @@ def test_joined_machine_serves(machine: str) -> None:
             cluster.down_without_trace()
         finally:
             cai.end_everything()
+
+
+CALLBACK = """
+from pathlib import Path
+
+class Travels:
+    def __init__(self, project, notes):
+        self.project, self.notes = Path(project), Path(notes)
+
+    def on_before_init(self, ctx):
+        there = "is here" if any(self.project.iterdir()) else "is not here"
+        self.notes.write_text(f"the project {there}: {self.project}")
+"""
+
+
+def _deploy_from(project: Path, cai: Cai) -> None:
+    (project / "callbacks" / "travels.py").write_text(CALLBACK)
+    kwargs = {"project": str(project), "notes": str(project.parent / "notes")}
+    callback = {"class": "callbacks.travels.Travels", "kwargs": kwargs}
+    spec = project / "model.yaml"
+    spec.write_text(yaml.safe_dump(echo_spec("travelled", callbacks=[callback])))
+    cai.ok("model", "deploy", spec, "--cluster", "joined")
 
 
 def _joined(cai: Cai) -> set[str]:

@@ -28,7 +28,7 @@ def test_old_revision_comes_back_before_ray_knows_of_its_room(
     monkeypatch.setattr(module, "node_rooms", lambda _: [full])
     monkeypatch.setattr(module, "find_gateway", lambda _: SimpleNamespace(admit=admit))
     monkeypatch.setattr(module, "ask", asked.append)
-    monkeypatch.setattr(module, "start_application", lambda *words: started.append(words))
+    monkeypatch.setattr(module, "start_application", lambda *words: started.append(words[:2]))
 
     cluster, model = tmp_path / "cluster.yaml", tmp_path / "chat.yaml"
     cluster.write_text(yaml.safe_dump({"kind": "Cluster", "name": "demo"}))

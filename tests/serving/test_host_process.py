@@ -121,11 +121,11 @@ def test_life(project: Path) -> None:
         while host.pulse is None:
             await asyncio.sleep(0.01)
         assert host.pulse.healthy
-        assert Path(host._temp).is_dir()
-        assert psutil.Process(host._process.pid).environ()["TMPDIR"] == host._temp
+        assert host._workspace.folder.is_dir()
+        assert psutil.Process(host._process.pid).environ()["TMPDIR"] == str(host._workspace.folder)
         await host.stop(10)
         assert host.returncode == 0
-        assert not Path(host._temp).exists()
+        assert not host._workspace.folder.exists()
         return config
 
     config = with_host(job(project), what)
@@ -137,7 +137,7 @@ def test_life(project: Path) -> None:
 def test_compiled_kernels_outlive_the_host(project: Path) -> None:
     async def what(host: HostProcess) -> Path:
         await ready(host)
-        (link,) = Path(host._temp).glob("torchinductor_*")
+        (link,) = host._workspace.folder.glob("torchinductor_*")
         (link / "kept").write_text("kernel")
         return link.resolve()
 

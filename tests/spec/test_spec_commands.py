@@ -75,7 +75,9 @@ def test_validate_takes_overrides(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_validate_checks_callbacks(capsys: pytest.CaptureFixture[str]) -> None:
     Path("callbacks").mkdir()
-    Path("callbacks/hooks.py").write_text("class Hook:\n    def __init__(self, path): ...\n")
+    Path("callbacks/hooks.py").write_text(
+        "class Hook:\n    def __init__(self, path): ...\n    def on_ready(self): ...\n"
+    )
     Path("m.yaml").write_text(
         "kind: Model\nname: m\nsource: a/b\ncallbacks:\n"
         "  - {class: callbacks.hooks.Hook, kwargs: {path: x}}\n"

@@ -1,0 +1,77 @@
+"""From a document to what its replicas are told."""
+
+from __future__ import annotations
+
+from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, now
+from ray_serve_cai.plan.model import ModelPlan
+from ray_serve_cai.serving.code import pack
+from ray_serve_cai.serving.job import ReplicaJob
+from ray_serve_cai.serving.placement import callbacks_of, default_placement
+from ray_serve_cai.serving.revisions import RevisionRecord
+from ray_serve_cai.spec import Document
+
+
+def new_revision(document: Document, plan: ModelPlan) -> RevisionRecord:
+    """The record of a deploy that begins."""
+    return RevisionRecord(
+        model=plan.name,
+        revision=plan.revision,
+        state="starting",
+        raw=document.raw,
+        spec_path=str(document.path),
+        project=str(document.project),
+        digest=plan.digest,
+        engine=plan.engine,
+        transport=plan.transport,
+        replicas=plan.replicas,
+        created=now(),
+    )
+
+
+def job_of(
+    state: ClusterState,
+    cluster: ClusterRecord,
+    document: Document,
+    record: RevisionRecord,
+    timeout: float,
+) -> ReplicaJob:
+    """The job of a revision's replicas. `timeout`: seconds that each may take to start."""
+    spec = document.model
+    callbacks = [each.to_json() for each in callbacks_of(document)]
+    placement = record.placement or default_placement(spec.resources)
+    first = placement["bundles"][0] if placement["bundles"] else {}
+    return ReplicaJob(
+        cluster=cluster.name,
+        model=spec.name,
+        revision=record.revision,
+        source=str(document.source),
+        engine=spec.engine.type,
+        engine_args=dict(spec.engine.args),
+        transport=record.transport,
+        env=dict(spec.env),
+        log_folder=str(state.logs),
+        api_keys=_worker_keys(state, cluster),
+        gpu=int(first.get("GPU", 0)),
+        start_timeout=timeout,
+        project=str(document.project),
+        callbacks=tuple(callbacks),
+        placement=placement,
+        custom_data=record.custom_data,
+        code=pack(document.project, [*(each["target"] for each in callbacks), spec.engine.type]),
+    )
+
+
+def client_key(state: ClusterState, cluster: ClusterRecord) -> str | None:
+    """A key that the gateway takes; None when it asks for none."""
+    return next(iter(_keys(state, cluster)), None)
+
+
+def _worker_keys(state: ClusterState, cluster: ClusterRecord) -> tuple[str, ...]:
+    """What an HTTP replica must accept: the gateway's own key for its questions, and the
+    clients' keys, which the gateway hands on with their requests."""
+    keys = _keys(state, cluster)
+    return (state.internal_key(), *keys) if keys else ()
+
+
+def _keys(state: ClusterState, cluster: ClusterRecord) -> tuple[str, ...]:
+    return state.document(cluster).cluster.gateway.api_keys
