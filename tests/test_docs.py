@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_serve_cai.callbacks.hooks import HOOKS, SKIPPING
 from ray_serve_cai.spec import load_files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,3 +86,13 @@ def test_ci_runs_the_commands_of_the_readme() -> None:
     assert commands == {"make demo", "make test"}
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert commands <= set(COMMAND.findall(script))
+
+
+def test_callbacks_page_has_the_hook_table() -> None:
+    page = (ROOT / "docs" / "callbacks.md").read_text(encoding="utf-8")
+    table = page.split("## The hooks")[1].split("### What False skips")[0]
+    named = [hook for hook in re.findall(r"`(on_\w+)", table) if hook in HOOKS]
+    assert list(dict.fromkeys(named))[: len(HOOKS)] == list(HOOKS)
+    skips = page.split("### What False skips")[1].split("## The context")[0]
+    rows = [line for line in skips.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(on_\w+)`", "".join(rows))) == set(SKIPPING)

@@ -10,6 +10,7 @@ group, engine processes included.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -21,6 +22,8 @@ from dataclasses import asdict, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any, TextIO
+
+import psutil
 
 from ray_serve_cai.callbacks import CallbackCtx, NodeDownload, Point
 from ray_serve_cai.callbacks.node_init import prepare
@@ -36,6 +39,8 @@ log = logging.getLogger(__name__)
 PULSE_SECONDS = 1.0
 HEALTH_SECONDS = 10.0
 DRAIN_SECONDS = 60.0
+CANCEL_SECONDS = 5.0
+ORPHAN_SECONDS = 30.0
 
 
 def main() -> None:
@@ -49,7 +54,9 @@ def main() -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     host = Host(job, order, orders, events)
-    sys.exit(asyncio.run(host.run()))
+    status = asyncio.run(host.run())
+    host.linger()
+    sys.exit(status)
 
 
 class Host:
@@ -72,19 +79,24 @@ class Host:
         self._files: asyncio.Future[dict[str, Any]] | None = None
         self._engine: LLMEngine | None = None
         self._server: Any = None
+        self._orphan = False
+        self._lock = threading.Lock()
+        self._torn_down: set[Point] = set()
 
     async def run(self) -> int:
         """Serve until told to stop; the exit status is 0 after an orderly end."""
-        _watch(self._orders, asyncio.get_running_loop(), self._take)
+        _watch(self._orders, asyncio.get_running_loop(), self._take, self._orphaned)
         try:
-            config = await self._start()
-            await self._hooks.run(Point.READY)
+            config = await self._start_unless_stopped()
         except Exception as error:
             log.exception("the engine did not start")
             await self._teardown(Point.FAILED, error)
             await self._cleanup()
             self._send("failed", **_described(error))
             return 1
+        if config is None:
+            await self._cleanup()
+            return 0
         self._send("ready", config=asdict(config))
         await self._pulse_until_stopped()
         if self._failure:
@@ -93,6 +105,22 @@ class Host:
         await self._drain()
         await self._cleanup()
         return 0
+
+    def linger(self) -> None:
+        """Wait for the last hooks, if the lifeline's thread is about to run them."""
+        if self._orphan:
+            threading.Event().wait(ORPHAN_SECONDS)
+
+    async def _start_unless_stopped(self) -> EngineConfig | None:
+        start = asyncio.create_task(self._start())
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if start.done():
+            return start.result()
+        start.cancel()
+        await asyncio.wait({start}, timeout=CANCEL_SECONDS)
+        return None
 
     async def _start(self) -> EngineConfig:
         job, hooks = self._job, self._hooks
@@ -116,9 +144,10 @@ class Host:
         log.info("asking it for a first token")
         await engine.probe()
         await hooks.run(Point.ALL_DONE)
-        if engine.own_server:
-            return config
-        return await self._serve(engine, config, folder, port)
+        if not engine.own_server:
+            config = await self._serve(engine, config, folder, port)
+        await hooks.run(Point.READY)
+        return config
 
     async def _serve(
         self, engine: LLMEngine, config: EngineConfig, folder: Path, port: int
@@ -158,15 +187,42 @@ class Host:
             log.exception("draining failed; shutting down all the same")
 
     async def _cleanup(self) -> None:
-        if self._server is not None:
-            await self._server.stop(grace=1.0)
-        if self._engine is not None:
-            await self._engine.cleanup()
+        try:
+            if self._server is not None:
+                await self._server.stop(grace=1.0)
+            if self._engine is not None:
+                await self._engine.cleanup()
+        except Exception:
+            log.exception("cleaning up failed")
         await self._teardown(Point.SHUT_DOWN)
 
     async def _teardown(self, point: Point, error: Exception | None = None) -> None:
-        self._send("point", point=point)
-        await self._hooks.run(point, error)
+        """Run the point's hooks, once, whoever comes first: the loop or the lifeline."""
+        with self._lock:
+            first = point not in self._torn_down
+            self._torn_down.add(point)
+        if first:
+            self._send("point", point=point)
+            await self._hooks.run(point, error)
+
+    def _orphaned(self) -> None:
+        """The replica has died. The engine's processes end before the last hooks run, since the
+        next replica may need their memory."""
+        if not self._job.callbacks:
+            return
+        self._orphan = True
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        error = EngineError("CAI-MODEL-002", "the replica has died")
+
+        async def last_hooks() -> None:
+            async with asyncio.timeout(ORPHAN_SECONDS):
+                await self._teardown(Point.FAILED, error)
+                await self._teardown(Point.SHUT_DOWN)
+
+        with contextlib.suppress(TimeoutError):
+            asyncio.run(last_hooks())
 
     async def _other_nodes(self, ctx: CallbackCtx) -> dict[str, NodeDownload]:
         """Let the replica prepare its other nodes, where no process of this host's runs."""
@@ -193,20 +249,26 @@ class Host:
         self._send("hook", hook=f"{hook} of {name}" if hook else "")
 
     def _send(self, event: str, **fields: Any) -> None:
-        self._events.write(json.dumps({"event": event, **fields}) + "\n")
+        # A replica that has died reads no more.
+        with contextlib.suppress(BrokenPipeError):
+            self._events.write(json.dumps({"event": event, **fields}) + "\n")
 
 
 def _watch(
     orders: FileIO,
     loop: asyncio.AbstractEventLoop,
     take: Callable[[dict[str, Any]], None],
+    orphaned: Callable[[], None],
 ) -> None:
     """In a thread of its own, since loading a model can keep the event loop busy for minutes."""
 
     def watch() -> None:
         for line in orders:
             loop.call_soon_threadsafe(take, json.loads(line))
-        os.killpg(os.getpgid(0), signal.SIGKILL)
+        try:
+            orphaned()
+        finally:
+            os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from support import Cai, Cluster, ask, echo_spec, short_folder, until
 
@@ -30,16 +32,16 @@ class Recorder:
         self.path, self.name, self.deeds = path, name, deeds or {}
 
 def hook(name):
-    def run(self, ctx):
-        is_error = isinstance(ctx, BaseException)
+    def run(self, it):
+        is_error = isinstance(it, BaseException)
         row = {"hook": name, "name": self.name, "cwd_has_code": os.environ.get("PYTHONPATH", "")}
         if is_error:
-            row["error"] = str(ctx)
+            row["error"] = str(it)
         else:
-            row |= {"placement": ctx.placement_group, "data": {**ctx.custom_data},
-                    "env": os.environ.get("FROM_HOOK"), "download": str(ctx.download_result)}
+            row |= {"placement": it.placement_group, "data": {**it.custom_data},
+                    "env": os.environ.get("FROM_HOOK"), "download": str(it.download_result)}
         note(self.path, **row)
-        return eval(self.deeds.get(name, "None"), {"ctx": ctx, "os": os, "self": self})
+        return eval(self.deeds.get(name, "None"), {"ctx": it, "os": os, "self": self})
     return run
 
 for name in HOOKS:
@@ -219,6 +221,32 @@ def test_killed_host(cluster: Cluster, notes: Notes) -> None:
     assert [first.count(hook) for hook in ("on_failure", "on_shutdown")] == [1, 1]
     cluster.delete("killed")
     assert notes.hooks().count("on_shutdown") == 2
+
+
+def test_killed_replica(cluster: Cluster, notes: Notes) -> None:
+    cluster.deploy_ok("orphan", callbacks=[recorder(notes)])
+    (host,) = hosts(cluster)
+    parent = psutil.Process(host).parent()
+    assert parent is not None
+    parent.kill()
+    until(lambda: notes.hooks().count("on_shutdown") == 1, 30, "the last hook of the orphan")
+    until(lambda: host not in hosts(cluster), 30, "the end of its host")
+    assert notes.row("on_failure")["error"] == "the replica has died"
+    until(lambda: notes.hooks().count("on_ready") == 2, 60, "the next replica")
+    cluster.delete("orphan")
+    assert [notes.hooks().count(hook) for hook in ("on_failure", "on_shutdown")] == [1, 2]
+
+
+def test_interrupted_deploy_shuts_down(cluster: Cluster, notes: Notes) -> None:
+    slow = recorder(notes, deeds={"on_pre_engine_init": "__import__('time').sleep(60)"})
+    spec = cluster.cai.write("slow.yaml", echo_spec("slow", callbacks=[slow]))
+    process = cluster.cai.start("model", "deploy", spec, "--cluster", cluster.name)
+    until(lambda: notes.path.exists() and "on_pre_engine_init" in notes.hooks(), 60, "the hook")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    until(lambda: "on_shutdown" in notes.hooks(), 60, "the last hook")
+    until(lambda: not hosts(cluster), 30, "the end of the host")
+    assert notes.hooks().count("on_shutdown") == 1
 
 
 def test_more_gpus_than_reserved(cluster: Cluster, notes: Notes) -> None:
