@@ -60,14 +60,14 @@ class Launcher:
 
     def launch(self, plan: ClusterPlan, spec: ClusterSpec, record: ClusterRecord) -> None:
         """Start what the plan creates or replaces and end what it deletes."""
-        replaced, surplus = _named(plan, "replace"), _named(plan, "delete")
+        replaced, surplus = named(plan, "replace"), named(plan, "delete")
         listed = {node.id for node in self.provider.list(self.state.folder)}
         ended = [*surplus, *(node_id for node_id in replaced if node_id in listed)]
         if ended:
             self.provider.terminate(self.state.folder, ended)
             for node_id in ended:
                 self.state.forget_node(node_id)
-        wanted = {*_named(plan, "create"), *replaced}
+        wanted = {*named(plan, "create"), *replaced}
         for node in plan.nodes:
             if node.id in wanted:
                 self.state.forget_node(node.id)
@@ -189,6 +189,11 @@ def new_record(document: Document, before: ClusterRecord | None) -> ClusterRecor
     )
 
 
+def named(plan: ClusterPlan, verb: str) -> list[str]:
+    """Ids of the nodes for which the plan has that verb."""
+    return [a.name for a in plan.actions if a.kind == "node" and a.verb == verb]
+
+
 def node_states(state: ClusterState, provider: Provider) -> dict[str, str]:
     """Each known node's state word, from the provider and the agents' rows, without asking Ray."""
     listed = {node.id: node.state for node in provider.list(state.folder)}
@@ -207,10 +212,6 @@ def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
     if not path.is_file():
         return ""
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
-
-
-def _named(plan: ClusterPlan, verb: str) -> list[str]:
-    return [a.name for a in plan.actions if a.kind == "node" and a.verb == verb]
 
 
 def _record_if_readable(state: ClusterState) -> ClusterRecord | None:

@@ -15,6 +15,7 @@ import psutil
 from ray_serve_cai.cluster.launcher import (
     launcher_of,
     log_tail,
+    named,
     new_record,
     observed_plan,
 )
@@ -118,6 +119,7 @@ class _Upping:
             self._write_given_token()
             self._state.save(record)
             self._report("starting", ", ".join(a.name for a in self._plan.actions) or "changes")
+            self._drain(record)
             self._launcher.launch(self._plan, self._spec, record)
             if wait:
                 self._finish(record, deadline)
@@ -127,6 +129,13 @@ class _Upping:
                 self._undo()
             raise
         return Up(self._plan, record.gateway_url)
+
+    def _drain(self, record: ClusterRecord) -> None:
+        """Nodes that the plan ends give their replicas to others first."""
+        if going := named(self._plan, "delete"):
+            from ray_serve_cai.serving.draining import drain
+
+            drain(self._state, record, going, self._report)
 
     def _finish(self, record: ClusterRecord, deadline: float) -> None:
         """Everything after the launch: head, nodes, gateway."""

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ray_serve_cai.cluster.launcher import launcher_of
+from ray_serve_cai.cluster.launcher import launcher_of, named
 from ray_serve_cai.cluster.ray_session import alive_nodes
 from ray_serve_cai.cluster.state import ClusterState
 from ray_serve_cai.errors import ClusterError
 from ray_serve_cai.plan.cluster import ClusterPlan, plan_cluster
+from ray_serve_cai.serving.draining import drain
 from ray_serve_cai.serving.session import session
 from ray_serve_cai.spec import ClusterSpec
 
@@ -35,6 +36,8 @@ def scale_cluster(
         plan = plan_cluster(spec, facts)
         deadline = time.monotonic() + timeout
         try:
+            if going := named(plan, "delete"):
+                drain(state, record, going, report)
             launcher.launch(plan, spec, record)
             with session(state, record):
                 launcher.wait_for_nodes(plan.nodes, alive_nodes, deadline, report)

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from support import Cai, Cluster, ask, short_folder, until
+from support import Asker, Cai, Cluster, ask, short_folder, until
 
 pytestmark = pytest.mark.ray
 
@@ -87,6 +87,11 @@ def test_replica_of_a_lost_node_moves(cluster: Cluster) -> None:
     cluster.delete("moving")
 
 
+def node_of(cluster: Cluster, model: str) -> str:
+    (pid,) = (row["pid"] for row in cluster.model(model)["instances"] if row["phase"] == "ready")
+    return psutil.Process(pid).environ()["CAI_NODE"]
+
+
 def answers(client: Any) -> bool:
     import openai
 
@@ -96,8 +101,19 @@ def answers(client: Any) -> bool:
         return False
 
 
-def test_scale(cluster: Cluster) -> None:
-    data = cluster.cai.json("cluster", "scale", "three", "side=1")
+def test_scaling_down_moves_replicas_first(cluster: Cluster) -> None:
+    names = ("first", "second")
+    for name in names:
+        cluster.deploy_ok(name, resources={"cpu": 1})
+    (stays,) = (name for name in names if node_of(cluster, name) == "side-1")
+    (goes,) = (name for name in names if name != stays)
+    cluster.delete(goes)
+    with Asker(cluster.client(), stays) as asker:
+        data = cluster.cai.json("cluster", "scale", "three", "side=1")
+        asker.wait_for(5)
+    assert asker.failures == []
+    assert node_of(cluster, stays) == "side-0"
+    cluster.delete(stays)
     assert [(a["verb"], a["name"]) for a in data["actions"]] == [("delete", "side-1")]
     assert cluster.node_states() == {"head": "ready", "side-0": "ready"}
     assert up_again(cluster) == [("create", "side-1")]
