@@ -24,13 +24,14 @@ class CallbackSpec:
     """One callback as plain data, which is all that crosses from process to process.
 
     `target` is a dotted path, or a class within one process. `timeout` is in seconds for each
-    hook; None is no limit.
+    hook; None is no limit. `secrets` are values that no message may show.
     """
 
     target: str | type[Any]
     kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
     on_error: OnError = "fail"
     timeout: float | None = DEFAULT_TIMEOUT
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def name(self) -> str:
@@ -40,8 +41,8 @@ class CallbackSpec:
         return f"{self.target.__module__}.{self.target.__qualname__}"
 
     def scrub(self, text: str) -> str:
-        """`text` without the values of those `kwargs` that are named like secrets."""
-        return scrub(text, _secrets(self.kwargs))
+        """`text` without the secrets, those `kwargs` included that are named like one."""
+        return scrub(text, [*self.secrets, *_secrets(self.kwargs)])
 
     def to_json(self) -> dict[str, Any]:
         """Raises `SpecError` (CAI-SPEC-010) for a class that no other process could import."""
@@ -50,11 +51,12 @@ class CallbackSpec:
             "kwargs": dict(self.kwargs),
             "on_error": self.on_error,
             "timeout": self.timeout,
+            "secrets": list(self.secrets),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        return cls(**data)
+        return cls(**{**data, "secrets": tuple(data.get("secrets", ()))})
 
 
 def resolve_class(path: str) -> type[Any]:

@@ -20,6 +20,8 @@ from ray_serve_cai.errors import HookError
 log = logging.getLogger(__name__)
 
 CONSTRUCTOR = "__init__"
+# Whoever ends a replica does not wait as long as one who starts it.
+TEARDOWN_SECONDS = 20.0
 
 
 @dataclass
@@ -72,9 +74,15 @@ class Runner:
         return go_on
 
     async def run_hook(
-        self, callback: Loaded, hook: str, error: BaseException | None = None
+        self,
+        callback: Loaded,
+        hook: str,
+        error: BaseException | None = None,
+        limit: float | None = None,
     ) -> Any:
         """What one hook of the callback returns; None when it does not define the hook.
+
+        `limit`: seconds that it may take at most, whatever its own `timeout`.
 
         Raises `HookError`.
         """
@@ -83,12 +91,13 @@ class Runner:
         if callback.instance is None or hook not in hooks_of(callback.instance):
             return None
         call = partial(_call, callback.instance, hook, self.ctx, error)
-        return await self._guarded(callback, hook, call)
+        return await self._guarded(callback, hook, call, limit)
 
     async def _run_one(self, callback: Loaded, point: Point, error: BaseException | None) -> bool:
         go_on = True
         for hook in ROWS[point].hooks:
-            result = await self.run_hook(callback, hook, error)
+            limit = TEARDOWN_SECONDS if point in TEARDOWN else None
+            result = await self.run_hook(callback, hook, error, limit)
             # Only False says "skip": None is what most hooks return.
             go_on &= not (result is False and hook in SKIPPING)
         return go_on
@@ -101,15 +110,22 @@ class Runner:
         callback.instance = await self._guarded(callback, CONSTRUCTOR, build)
         callback.broken = callback.instance is None
 
-    async def _guarded(self, callback: Loaded, hook: str, call: Callable[[], Any]) -> Any:
+    async def _guarded(
+        self,
+        callback: Loaded,
+        hook: str,
+        call: Callable[[], Any],
+        limit: float | None = None,
+    ) -> Any:
         spec = callback.spec
+        limits = [seconds for seconds in (spec.timeout, limit) if seconds is not None]
         before = snapshot(self.ctx)
         self._announce(hook, spec.name)
         if self._thread is None or self._thread.stuck:
             self._thread = HookThread()
         try:
             try:
-                result = await self._thread.call(call, spec.timeout)
+                result = await self._thread.call(call, min(limits, default=None))
             finally:
                 wrong = self._check(self.ctx)
                 if wrong:

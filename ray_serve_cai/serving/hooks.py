@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +17,10 @@ from ray_serve_cai.callbacks.node_init import folder_of
 from ray_serve_cai.callbacks.runner import Runner, load
 from ray_serve_cai.engines.vllm_config import check_args
 from ray_serve_cai.errors import HookError, StorageError
-from ray_serve_cai.serving.job import ReplicaJob
+from ray_serve_cai.serving.job import ReplicaJob, merged
 from ray_serve_cai.storage.source import BUILT_IN_PREFIX, check_folder, fetch, local_folder
+
+log = logging.getLogger(__name__)
 
 _PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
 
@@ -68,15 +72,16 @@ def engine_args(job: ReplicaJob, extra: Mapping[str, Any]) -> dict[str, Any]:
     extra = {name: value for name, value in extra.items() if name != "model"}
     if job.engine == "vllm":
         check_args(extra, transport=job.transport)
-    args = {**job.engine_args, **extra}
+    extra = {name.replace("-", "_"): value for name, value in extra.items()}
+    kept = {k: v for k, v in job.engine_args.items() if k.replace("-", "_") not in extra}
+    args = {**kept, **extra}
     wanted, reserved = _workers(args), _reserved_gpus(job)
-    # Parallel workers that the spec itself asks for were judged by the plan; on CPUs they need
-    # no GPU.
-    if wanted > max(reserved, _workers(job.engine_args)):
+    # On CPUs parallel workers need no GPU; what the spec itself asks for there is its affair.
+    if wanted > (reserved or _workers(job.engine_args)):
         raise HookError(
             "CAI-CALLBACK-001",
-            f"ctx.extra_init_kwargs asks for {wanted} GPUs ({' x '.join(_PARALLEL)}); "
-            f"{reserved} are reserved for the replica",
+            f"the engine is asked for {wanted} GPUs ({' x '.join(_PARALLEL)}, with "
+            f"ctx.extra_init_kwargs); {reserved} are reserved where it runs",
             hint="Raise resources.gpu in the spec, or the bundles in on_pre_placement_group.",
         )
     return args
@@ -105,6 +110,17 @@ def engine_folder(job: ReplicaJob, ctx: CallbackCtx) -> Path:
     return folder
 
 
+def plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `ctx.custom_data` other processes can have: objects of this one stay here."""
+    found = {}
+    for key, value in data.items():
+        try:
+            found[key] = json.loads(json.dumps(value))
+        except (TypeError, ValueError):
+            log.info("ctx.custom_data[%r] is no plain data; other processes do not see it", key)
+    return found
+
+
 def _is_here(source: str) -> bool:
     return source.startswith(BUILT_IN_PREFIX) or local_folder(source) is not None
 
@@ -117,4 +133,4 @@ def _workers(args: Mapping[str, Any]) -> int:
 
 
 def _reserved_gpus(job: ReplicaJob) -> int:
-    return int(sum(bundle.get("GPU", 0) for bundle in job.placement.get("bundles", ())))
+    return int(next(iter(merged(job.placement)), {}).get("GPU", 0))

@@ -14,7 +14,6 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -26,13 +25,15 @@ from typing import Any, TextIO
 import psutil
 
 from ray_serve_cai.callbacks import CallbackCtx, NodeDownload, Point
+from ray_serve_cai.callbacks.context import env_vars
 from ray_serve_cai.callbacks.node_init import prepare
 from ray_serve_cai.cluster.ports import free_port
 from ray_serve_cai.engines.base import EngineConfig, Listen, LLMEngine
 from ray_serve_cai.engines.registry import get_registry
 from ray_serve_cai.errors import CaiError, EngineError, HookError
-from ray_serve_cai.serving.hooks import ReplicaRunner, engine_args, engine_folder
+from ray_serve_cai.serving.hooks import ReplicaRunner, engine_args, engine_folder, plain
 from ray_serve_cai.serving.job import Pulse, ReplicaJob
+from ray_serve_cai.serving.lifeline import die, read_exactly
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ PULSE_SECONDS = 1.0
 HEALTH_SECONDS = 10.0
 DRAIN_SECONDS = 60.0
 CANCEL_SECONDS = 5.0
+MESSAGE_CHARACTERS = 10_000
 ORPHAN_SECONDS = 30.0
 
 
@@ -47,7 +49,7 @@ def main() -> None:
     events = os.fdopen(int(sys.argv[1]), "w", buffering=1)
     # Unbuffered: whoever forks must not find the lock of a buffer held by the lifeline thread.
     orders = os.fdopen(0, "rb", buffering=0, closefd=False)
-    order = json.loads(orders.readline())
+    order = json.loads(read_exactly(orders, int(orders.readline())))
     job = ReplicaJob.from_json(order["job"])
     os.environ.update(job.env)
     logging.basicConfig(
@@ -56,7 +58,9 @@ def main() -> None:
     host = Host(job, order, orders, events)
     status = asyncio.run(host.run())
     host.linger()
-    sys.exit(status)
+    # At once: a hook or a download that hangs in a thread would keep the process.
+    logging.shutdown()
+    os._exit(status)
 
 
 class Host:
@@ -89,7 +93,8 @@ class Host:
         try:
             config = await self._start_unless_stopped()
         except Exception as error:
-            log.exception("the engine did not start")
+            # A hook's traceback is in the log already, without the secrets of its arguments.
+            log.error("the engine did not start", exc_info=not isinstance(error, HookError))
             await self._teardown(Point.FAILED, error)
             await self._cleanup()
             self._send("failed", **_described(error))
@@ -229,9 +234,10 @@ class Host:
         self._files = asyncio.get_running_loop().create_future()
         self._send(
             "files",
-            mode=ctx.worker_node_download_model,
+            mode=getattr(ctx.worker_node_download_model, "name", ctx.worker_node_download_model),
             run_init_node=ctx.run_init_node,
-            custom_data=_plain(ctx.custom_data),
+            custom_data=plain(ctx.custom_data),
+            env=env_vars(ctx),
         )
         answer = await self._files
         if "message" in answer:
@@ -242,7 +248,7 @@ class Host:
         if order["command"] == "stop":
             self._failure = order.get("error", "")
             self._stop.set()
-        elif self._files is not None:
+        elif self._files is not None and not self._files.done():
             self._files.set_result(order)
 
     def _announce(self, hook: str, name: str) -> None:
@@ -268,27 +274,16 @@ def _watch(
         try:
             orphaned()
         finally:
-            os.killpg(os.getpgid(0), signal.SIGKILL)
+            die()
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
-
-
-def _plain(data: dict[str, Any]) -> dict[str, Any]:
-    """What of it other nodes can have: objects of this process stay here."""
-    plain = {}
-    for key, value in data.items():
-        try:
-            plain[key] = json.loads(json.dumps(value))
-        except (TypeError, ValueError):
-            log.info("ctx.custom_data[%r] is no plain data; other nodes do not see it", key)
-    return plain
 
 
 def _described(error: Exception) -> dict[str, str]:
     code = error.code if isinstance(error, CaiError) else "CAI-MODEL-002"
     text = str(error) or type(error).__name__
     named = text if isinstance(error, CaiError) else f"{type(error).__name__}: {text}"
-    return {"code": code, "message": named}
+    return {"code": code, "message": named[:MESSAGE_CHARACTERS]}
 
 
 if __name__ == "__main__":

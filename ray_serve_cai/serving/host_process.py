@@ -25,6 +25,7 @@ Others = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 KILL_SECONDS = 5.0
 TAIL_LINES = 12
+LINE_BYTES = 16 * 2**20
 # `(EngineCore pid=7) ERROR 11-21 12:26:18 [core.py:948] ValueError: no room`
 _EXCEPTION = re.compile(r"^\([\w-]+ pid=\d+\) ERROR .*?\] (\w*(?:Error|Exception): .*)$")
 
@@ -38,6 +39,7 @@ class HostProcess:
         self._process = process
         self._workspace = workspace
         self._others: Others | None = None
+        self._files: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._on_phase: Callable[[str, str], None] | None = None
         self._hook = ""
@@ -66,6 +68,8 @@ class HostProcess:
         with open(workspace.log_path, "ab") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                # Without the working folder on the path, which may be the project as it is now.
+                "-P",
                 "-m",
                 "ray_serve_cai.serving.host",
                 str(write_end),
@@ -80,7 +84,9 @@ class HostProcess:
         host = cls(process, read_end, workspace)
         order = {"job": job.to_json(), "listen_host": listen_host, "worker_id": worker_id}
         host._others = others
-        await host._write({**order, "node": node, "others": others is not None})
+        words = json.dumps({**order, "node": node, "others": others is not None})
+        # Its length first, since the host reads without a buffer.
+        await host._send(f"{len(words)}\n{words}")
         return host
 
     @property
@@ -107,10 +113,14 @@ class HostProcess:
                 await asyncio.wait_for(self._process.wait(), seconds)
         self._kill_group()
         await asyncio.wait_for(self._process.wait(), KILL_SECONDS)
+        # Its last words may still be in the pipe.
+        await asyncio.wait({self._reader}, timeout=KILL_SECONDS)
         self._reader.cancel()
+        if self._files is not None:
+            self._files.cancel()
 
     async def _read(self, events: int) -> None:
-        reader = asyncio.StreamReader(limit=2**20)
+        reader = asyncio.StreamReader(limit=LINE_BYTES)
         loop = asyncio.get_running_loop()
         transport, _ = await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(events, "rb")
@@ -126,6 +136,9 @@ class HostProcess:
                 where = f" in {self._hook}" if self._hook else ""
                 code = "CAI-CALLBACK-001" if self._hook else "CAI-MODEL-002"
                 self._fail(code, f"the engine host died{where} ({_status(status)})\n{tail}")
+        except ValueError as error:
+            self._kill_group()
+            self._fail("CAI-MODEL-002", f"the engine host's words cannot be read: {error}")
         finally:
             transport.close()
 
@@ -160,12 +173,17 @@ class HostProcess:
 
     def _fail(self, code: str, message: str) -> None:
         known = code if code in CATALOGUE else "CAI-MODEL-002"
+        if self._ready.done():
+            return
         self._ready.set_exception(ModelError(known, message))
 
     async def _write(self, order: dict[str, Any]) -> None:
+        await self._send(json.dumps(order) + "\n")
+
+    async def _send(self, words: str) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(ConnectionError):
-            self._process.stdin.write((json.dumps(order) + "\n").encode())
+            self._process.stdin.write(words.encode())
             await self._process.stdin.drain()
 
     def _kill_group(self) -> None:

@@ -25,7 +25,7 @@ class ReplicaJob:
     env: dict[str, str] = field(repr=False)
     log_folder: str
     api_keys: tuple[str, ...] = field(default=(), repr=False)
-    gpu: int = 0
+    gpu: float = 0
     start_timeout: float = 1800.0
     project: str | None = None
     callbacks: tuple[dict[str, Any], ...] = field(default=(), repr=False)
@@ -40,6 +40,16 @@ class ReplicaJob:
     def from_json(cls, data: dict[str, Any]) -> ReplicaJob:
         lists = {name: tuple(data.get(name, ())) for name in ("api_keys", "callbacks")}
         return cls(**{**data, **lists})
+
+
+def merged(placement: dict[str, Any]) -> list[dict[str, float]]:
+    """The bundles as they are reserved: those that lie on one node anyway as a single one, so
+    that the replica's process sees all of its GPUs."""
+    bundles: list[dict[str, float]] = placement.get("bundles", [])
+    if placement.get("strategy") != "STRICT_PACK" or not bundles:
+        return bundles
+    names = {name for bundle in bundles for name in bundle}
+    return [{name: sum(bundle.get(name, 0) for bundle in bundles) for name in sorted(names)}]
 
 
 def log_name(model: str, revision: int | str, replica: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, now
 from ray_serve_cai.plan.model import ModelPlan
 from ray_serve_cai.serving.code import pack
-from ray_serve_cai.serving.job import ReplicaJob
+from ray_serve_cai.serving.job import ReplicaJob, merged
 from ray_serve_cai.serving.placement import callbacks_of, default_placement
 from ray_serve_cai.serving.revisions import RevisionRecord
 from ray_serve_cai.spec import Document
@@ -34,12 +34,14 @@ def job_of(
     document: Document,
     record: RevisionRecord,
     timeout: float,
+    code: str,
 ) -> ReplicaJob:
-    """The job of a revision's replicas. `timeout`: seconds that each may take to start."""
+    """The job of a revision's replicas. `timeout`: seconds that each may take to start; `code`:
+    what `code_of` packed at the deploy."""
     spec = document.model
     callbacks = [each.to_json() for each in callbacks_of(document)]
     placement = record.placement or default_placement(spec.resources)
-    first = placement["bundles"][0] if placement["bundles"] else {}
+    first = next(iter(merged(placement)), {})
     return ReplicaJob(
         cluster=cluster.name,
         model=spec.name,
@@ -51,14 +53,22 @@ def job_of(
         env=dict(spec.env),
         log_folder=str(state.logs),
         api_keys=_worker_keys(state, cluster),
-        gpu=int(first.get("GPU", 0)),
+        gpu=first.get("GPU", 0),
         start_timeout=timeout,
         project=str(document.project),
         callbacks=tuple(callbacks),
         placement=placement,
         custom_data=record.custom_data,
-        code=pack(document.project, [*(each["target"] for each in callbacks), spec.engine.type]),
+        code=code,
     )
+
+
+def code_of(document: Document) -> str:
+    """The project's own packages that the model names, as they are now."""
+    engine = document.model.engine.type
+    # The name of a registered engine is no path, though the project may have a folder called so.
+    paths = [engine] if "." in engine or ":" in engine else []
+    return pack(document.project, [*paths, *(each.name for each in callbacks_of(document))])
 
 
 def client_key(state: ClusterState, cluster: ClusterRecord) -> str | None:

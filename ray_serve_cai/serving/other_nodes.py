@@ -39,11 +39,11 @@ async def prepare_others(
 
     Raises `HookError` with the first failure; the error names the node.
     """
-    task = ray.remote(num_cpus=0, max_retries=0)(_on_node)
+    on_node = ray.remote(num_cpus=0, max_retries=0)(_on_node)
     running = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            job.to_json(), replica, {**wish, "part": "files", "node": name}
-        )
+        on_node.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+        ).remote(job.to_json(), replica, {**wish, "part": "files", "node": name})
         for node, name in nodes.items()
     ]
     try:
@@ -52,6 +52,12 @@ async def prepare_others(
         if isinstance(error.cause, HookError):
             raise error.cause from error
         raise HookError("CAI-CALLBACK-001", str(error)) from error
+    except ray.exceptions.RayError as error:
+        names = ", ".join(nodes.values())
+        raise HookError("CAI-CALLBACK-001", f"one of the nodes {names} broke off") from error
+    finally:
+        for task in running:
+            ray.cancel(task, force=True)
     return dict(zip(nodes.values(), results, strict=True))
 
 

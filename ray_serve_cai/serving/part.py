@@ -7,18 +7,21 @@ host is gone. Callbacks are the user's code, so neither runs inside a worker pro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import signal
 import sys
+import threading
 from typing import Any
 
 from ray_serve_cai.callbacks import Point
 from ray_serve_cai.callbacks.node_init import prepare_files
 from ray_serve_cai.errors import CATALOGUE, CaiError, HookError, ModelError
-from ray_serve_cai.serving.hooks import ReplicaRunner
+from ray_serve_cai.serving.hooks import ReplicaRunner, plain
 from ray_serve_cai.serving.job import ReplicaJob
+from ray_serve_cai.serving.lifeline import die, read_exactly
 from ray_serve_cai.serving.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,8 @@ async def run_part(
         with open(workspace.log_path, "ab") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
+                # Without the working folder on the path, which may be the project as it is now.
+                "-P",
                 "-m",
                 "ray_serve_cai.serving.part",
                 stdin=asyncio.subprocess.PIPE,
@@ -44,19 +49,21 @@ async def run_part(
                 start_new_session=True,
                 env=workspace.environment,
             )
-        words = json.dumps({**order, "job": job.to_json()}).encode()
         try:
-            said, _ = await asyncio.wait_for(process.communicate(words), timeout)
+            said = await asyncio.wait_for(_ask(process, {**order, "job": job.to_json()}), timeout)
         finally:
-            if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     finally:
         workspace.remove()
-    return _result(said.decode(), process.returncode)
+    return _result(said.decode(), await process.wait())
 
 
 def main() -> None:
-    order = json.loads(sys.stdin.read())
+    orders = os.fdopen(0, "rb", buffering=0, closefd=False)
+    order = json.loads(read_exactly(orders, int(orders.readline())))
+    # Until somebody closes it: then nobody waits for the answer any more.
+    threading.Thread(target=lambda: (orders.read(), die()), daemon=True).start()
     # What hooks print goes to the log; stdout is for the result alone.
     answer = os.dup(1)
     os.dup2(2, 1)
@@ -66,7 +73,11 @@ def main() -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     result = asyncio.run(_files(job, order) if order["part"] == "files" else _teardown(job, order))
-    os.write(answer, json.dumps(result).encode())
+    with os.fdopen(answer, "w") as file:
+        json.dump(result, file)
+    # At once: a hook that hangs in a thread would keep the process.
+    logging.shutdown()
+    os._exit(0)
 
 
 async def _files(job: ReplicaJob, order: dict[str, Any]) -> dict[str, Any]:
@@ -74,11 +85,13 @@ async def _files(job: ReplicaJob, order: dict[str, Any]) -> dict[str, Any]:
     hooks.ctx.run_init_node = order["run_init_node"]
     hooks.ctx.custom_data = order["custom_data"]
     hooks.ctx.worker_node_download_model = order["mode"]
+    hooks.ctx.runtime_env = {"env_vars": order["env"]}
+    os.environ.update(order["env"])
     try:
         done = await prepare_files(hooks, job.source, order["node"], order["mode"])
-        return {"folder": done.folder, "custom_data": json.loads(json.dumps(done.custom_data))}
+        return {"folder": done.folder, "custom_data": plain(done.custom_data)}
     except Exception as error:
-        log.exception("this node could not be prepared")
+        log.error("this node could not be prepared", exc_info=not isinstance(error, HookError))
         code = error.code if isinstance(error, CaiError) else "CAI-MODEL-002"
         return {"code": code, "message": str(error)}
 
@@ -89,6 +102,17 @@ async def _teardown(job: ReplicaJob, order: dict[str, Any]) -> dict[str, Any]:
         error = ModelError("CAI-MODEL-002", order["error"]) if point == Point.FAILED else None
         await hooks.run(Point(point), error)
     return {}
+
+
+async def _ask(process: asyncio.subprocess.Process, order: dict[str, Any]) -> bytes:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    words = json.dumps(order).encode()
+    # A process that dies at once is told of by its status.
+    with contextlib.suppress(ConnectionError):
+        process.stdin.write(f"{len(words)}\n".encode() + words)
+        await process.stdin.drain()
+    return await process.stdout.read()
 
 
 def _result(said: str, status: int | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import math
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,13 @@ class Decision:
 def callbacks_of(document: Document) -> tuple[CallbackSpec, ...]:
     """A model's callbacks as data."""
     return tuple(
-        CallbackSpec(each.class_path, each.kwargs, each.on_error, each.timeout)
+        CallbackSpec(
+            each.class_path,
+            each.kwargs,
+            each.on_error,
+            each.timeout,
+            tuple(sorted(document.secret_values)),
+        )
         for each in document.model.callbacks
     )
 
@@ -83,9 +90,10 @@ def default_placement(need: Resources) -> dict[str, Any]:
 
 def _as_data(value: Any, who: str) -> dict[str, Any]:
     if isinstance(value, PlacementGroup):
-        table = placement_group_table(value)
+        strategy = placement_group_table(value)["strategy"]
+        found = {"bundles": value.bundle_specs, "strategy": strategy}
         ray.util.remove_placement_group(value)
-        value = {"bundles": value.bundle_specs, "strategy": table["strategy"]}
+        value = found
     elif hasattr(value, "data"):
         value = value.data()
     value = {"bundles": []} if value is None else value
@@ -109,8 +117,13 @@ def _is_bundle(bundle: object) -> bool:
     return (
         isinstance(bundle, Mapping)
         and bool(bundle)
-        and all(isinstance(k, str) and isinstance(v, (int, float)) for k, v in bundle.items())
+        and all(isinstance(name, str) and _is_amount(it) for name, it in bundle.items())
     )
+
+
+def _is_amount(value: object) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value > 0  # type: ignore[arg-type,operator]
 
 
 def _plain(custom_data: dict[str, Any], who: str) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Replica:
         )
         self._node = node_names().get(self._row.node_id, self._row.node_id)
         self._unhealthy = ""
-        self._torn_down = False
+        self._teardown: asyncio.Task[None] | None = None
         self._host: HostProcess | None = None
         self._reports = asyncio.create_task(self._report_forever())
         await self._start()
@@ -95,22 +95,29 @@ class Replica:
         listen_host = await gateway.listen_host.remote(ray.util.get_node_ip_address())
         worker_id = int(self._row.replica_id, 16)
         nodes = other_nodes()
-        self._host = host = await HostProcess.spawn(
-            self._job,
-            listen_host,
-            worker_id,
-            self._node,
-            partial(prepare_others, self._job, self._row.replica_id, nodes) if nodes else None,
-        )
+        try:
+            self._host = host = await HostProcess.spawn(
+                self._job,
+                listen_host,
+                worker_id,
+                self._node,
+                partial(prepare_others, self._job, self._row.replica_id, nodes) if nodes else None,
+            )
+        except OSError as error:
+            self._row.phase, self._row.message = "failed", f"on node {self._node}: {error}"
+            await self._report()
+            raise
         self._row.log = host.log_path
         try:
             async with asyncio.timeout(self._job.start_timeout):
                 config = await host.ready(self._set_phase)
         except (ModelError, TimeoutError) as error:
-            self._row.phase, self._row.message = "failed", str(error) or "start timed out"
-            self._row.code = error.code if isinstance(error, ModelError) else ""
+            message = str(error) or "start timed out"
             await host.stop(0)
-            await self._last_hooks(host, self._row.message)
+            await self._last_hooks(host, message)
+            # Last: whoever sees it removes this replica.
+            self._row.phase, self._row.message = "failed", message
+            self._row.code = error.code if isinstance(error, ModelError) else ""
             await self._report()
             self._reports.cancel()
             raise
@@ -120,15 +127,19 @@ class Replica:
         await self._report()
 
     async def _last_hooks(self, host: HostProcess, error: str) -> None:
-        """Run the hooks of the teardown that the host did not live to run."""
-        if self._torn_down or not self._job.callbacks:
+        """Run the hooks of the teardown that the host did not live to run; once, whoever asks."""
+        if not self._job.callbacks:
             return
-        self._torn_down = True
+        if self._teardown is None:
+            self._teardown = asyncio.create_task(self._missing_hooks(host, error))
+        await asyncio.shield(self._teardown)
+
+    async def _missing_hooks(self, host: HostProcess, error: str) -> None:
         died = error or ("" if host.returncode == 0 else "the engine host has ended")
+        if Point.SHUT_DOWN in host.points:
+            return
         wanted = [Point.FAILED, Point.SHUT_DOWN] if died else [Point.SHUT_DOWN]
         points = [point for point in wanted if point not in host.points]
-        if not points:
-            return
         order = {"part": "teardown", "node": self._node, "points": points, "error": died}
         try:
             await run_part(self._job, self._row.replica_id, order, TEARDOWN_SECONDS)

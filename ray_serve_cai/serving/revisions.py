@@ -87,6 +87,17 @@ class Revisions:
         path = self._folder / _file_name(record.model) / f"{record.revision}.json"
         self._state.write(path, asdict(record))
 
+    def save_code(self, record: RevisionRecord, code: str) -> None:
+        """Keep the user's code of the deploy; whatever starts the revision again takes this."""
+        self._state.write_private(self._code_path(record), code)
+
+    def code(self, record: RevisionRecord) -> str:
+        path = self._code_path(record)
+        return path.read_text() if path.is_file() else ""
+
+    def _code_path(self, record: RevisionRecord) -> Path:
+        return self._folder / _file_name(record.model) / f"{record.revision}.code"
+
     def retire(self, model: str) -> None:
         """Nothing of the model serves any more; its history stays."""
         for record in self.shown(model):

@@ -13,6 +13,7 @@ from pathlib import Path
 from ray_serve_cai.cluster.node import TEMP_VARIABLE
 from ray_serve_cai.serving.code import unpack
 from ray_serve_cai.serving.job import ReplicaJob, log_name
+from ray_serve_cai.serving.lifeline import WORKSPACE_VARIABLE
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,20 @@ def _make(job: ReplicaJob, replica: str) -> Workspace:
     # In the node's own temporary folder, which goes with the node whatever happens.
     base = os.environ.get(TEMP_VARIABLE) or None
     folder = Path(tempfile.mkdtemp(prefix="h-", dir=base))
-    unpack(job.code, folder / "code")
-    _link_kernel_cache(folder)
-    logs = Path(job.log_folder)
-    logs.mkdir(parents=True, exist_ok=True)
+    try:
+        unpack(job.code, folder / "code")
+        _link_kernel_cache(folder)
+        logs = Path(job.log_folder)
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     log_path = logs / log_name(job.model, job.revision, replica)
     return Workspace(folder, _environment(job, folder), str(log_path))
 
 
 def _environment(job: ReplicaJob, folder: Path) -> dict[str, str]:
-    environment = dict(os.environ)
+    environment = {**os.environ, WORKSPACE_VARIABLE: str(folder)}
     for name in ("TMPDIR", "VLLM_RPC_BASE_PATH", "SMG_ZMQ_SOCKET_DIR"):
         environment[name] = str(folder)
     # vLLM shows its process titles and logs as if on a terminal unless told otherwise.

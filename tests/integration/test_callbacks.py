@@ -252,7 +252,7 @@ def test_interrupted_deploy_shuts_down(cluster: Cluster, notes: Notes) -> None:
 def test_more_gpus_than_reserved(cluster: Cluster, notes: Notes) -> None:
     deeds = {"on_pre_engine_init": "ctx.extra_init_kwargs.update(tensor_parallel_size=4)"}
     said = fails(cluster, "greedy", notes, deeds=deeds)
-    assert "asks for 4 GPUs" in said
+    assert "asked for 4 GPUs" in said
     assert "0 are reserved" in said
 
 
@@ -265,6 +265,56 @@ def test_deleted_model_folder(cluster: Cluster, notes: Notes, tmp_path: Path) ->
     done = cluster.deploy("gone", source=str(copy), callbacks=[recorder(notes, deeds=deeds)])
     assert done.returncode != 0
     assert f"{copy}: there is no such folder" in done.stderr
+
+
+def test_hung_teardown_keeps_no_other_hook_from_running(cluster: Cluster, notes: Notes) -> None:
+    hung = recorder(
+        notes, "hung", deeds={"on_drain": "__import__('time').sleep(600)"}, timeout="1s"
+    )
+    cluster.deploy_ok("hung", callbacks=[recorder(notes), hung])
+    cluster.delete("hung")
+    assert notes.hooks("one")[-2:] == notes.hooks("hung")[-2:] == END
+
+
+def test_secrets_of_a_failing_hook_are_nowhere(cluster: Cluster, notes: Notes) -> None:
+    secret = "s3cr3t-0123456789"
+    deed = "(_ for _ in ()).throw(ValueError('refused: ' + self.name))"
+    callback = recorder(notes, "https://u:${MY_TOKEN}@host", deeds={"on_pre_download": deed})
+    spec = cluster.cai.write("leaky.yaml", echo_spec("leaky", callbacks=[callback]))
+    done = cluster.cai(
+        "model", "deploy", spec, "--cluster", cluster.name, env={"MY_TOKEN": secret}
+    )
+    assert done.returncode == 1
+    assert "ValueError: refused: ***" in done.stderr
+    log = cluster.cai.ok("model", "logs", "leaky", "--cluster", cluster.name).stdout
+    assert "ValueError: refused" in log
+    assert secret not in done.stderr + log
+    records = (cluster.folder / "models" / "leaky").glob("*.json")
+    assert not any(secret in path.read_text() for path in records)
+
+
+def test_edited_code_is_a_new_revision_and_the_old_one_keeps_its_own(
+    cluster: Cluster, notes: Notes
+) -> None:
+    path = cluster.cai.folder / "callbacks" / "edited.py"
+    text = "from callbacks.recorder import note\nclass Mine:\n    def __init__(self, path):\n"
+    text += (
+        "        self.path = path\n    def on_ready(self):\n        note(self.path, name={!r})\n"
+    )
+    path.write_text(text.format("old"))
+    keys = {"callbacks": [{"class": "callbacks.edited.Mine", "kwargs": {"path": str(notes.path)}}]}
+    cluster.deploy_ok("edited", **keys)
+    assert "nothing to do" in cluster.deploy("edited", **keys).stderr
+    path.write_text(text.format("new").replace("note(", "1 / 0; note("))
+    assert cluster.deploy("edited", **keys).returncode == 1
+    cluster.cai.ok("model", "scale", "edited", "2", "--cluster", cluster.name)
+    cluster.cai.ok("model", "wait", "edited", "--cluster", cluster.name)
+    assert [row["name"] for row in notes.rows()] == ["old", "old"]
+    path.write_text(text.format("newer"))
+    cluster.deploy_ok("edited", **keys)
+    assert notes.rows()[-1]["name"] == "newer"
+    cluster.delete("edited")
+    path.unlink()
 
 
 def test_checked_before_anything_is_held(cluster: Cluster) -> None:

@@ -12,7 +12,9 @@ from ray_serve_cai.plan.model import (
     NodeRoom,
     NoFreeRoom,
     Revision,
+    check_placement,
     digest_of,
+    has_free_room,
     plan_model,
 )
 from ray_serve_cai.spec import ModelSpec
@@ -152,3 +154,32 @@ def test_plan_is_json() -> None:
     data = json.loads(json.dumps(plan(model(), room()).data()))
     assert data["actions"][0]["verb"] == "create"
     assert "digest" not in data
+
+
+class TestPlacement:
+    """Bundles that a hook decided."""
+
+    @pytest.mark.parametrize(
+        ("bundles", "strategy", "said"),
+        [
+            ([{"CPU": 5}], "PACK", "needs 5 CPU on one node; largest node has 4 CPU"),
+            ([{"CPU": 3}] * 2, "STRICT_PACK", "needs 6 CPU on one node"),
+            ([{"CPU": 3}] * 3, "PACK", "needs 9 CPU in all; the nodes have 8 CPU"),
+            ([{"CPU": 1}] * 3, "STRICT_SPREAD", "needs 3 nodes"),
+        ],
+    )
+    def test_that_can_never_fit(self, bundles: Any, strategy: str, said: str) -> None:
+        with pytest.raises(PlanError, match=said):
+            check_placement("m", {"bundles": bundles, "strategy": strategy}, self.nodes(), 1)
+
+    def test_that_fits(self) -> None:
+        placement = {"bundles": [{"CPU": 2}] * 2, "strategy": "STRICT_PACK"}
+        check_placement("m", placement, self.nodes(), 2)
+        assert has_free_room(placement, self.nodes(free=4), 1)
+        assert not has_free_room(placement, self.nodes(free=1), 1)
+
+    def test_code_makes_another_revision(self) -> None:
+        assert digest_of(model(), "code") != digest_of(model())
+
+    def nodes(self, free: float = 4) -> list[NodeRoom]:
+        return [NodeRoom(name, "g", 4, 0, 2**30, free, 0, 2**30) for name in ("a", "b")]
