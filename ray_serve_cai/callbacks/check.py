@@ -40,7 +40,7 @@ def require_callbacks(document: Document) -> None:
 
 
 def hook_faults(found: type[Any]) -> list[str]:
-    """What is wrong with the hooks of a class: misspelt, not callable, or none at all."""
+    """What is wrong with the hooks of a class: misspelt, not callable, taking too much, or none."""
     faults = []
     for name in dir(found):
         if not name.startswith("on_"):
@@ -50,9 +50,29 @@ def hook_faults(found: type[Any]) -> list[str]:
             faults.append(f"{found.__name__}.{name} is no hook{near or '; see docs/callbacks.md'}")
         elif name in HOOKS and not callable(getattr(found, name, None)):
             faults.append(f"{found.__name__}.{name} cannot be called, so it never runs")
+        elif name in HOOKS and (needed := _needs_more(found, name)):
+            given = "the context and the error" if name == "on_failure" else "the context"
+            faults.append(f"{found.__name__}.{name} needs {needed}; it is given {given} at most")
     if not faults and not hooks_of(found):
         faults.append(f"{found.__name__} defines no hook, so it never runs")
     return faults
+
+
+def _needs_more(found: type[Any], name: str) -> str:
+    """The arguments without a default that nobody gives to a hook; empty when it can be called."""
+    hook = inspect.getattr_static(found, name)
+    if not inspect.isfunction(hook):
+        # A static method, a partial or a callable object: its signature may not be what counts.
+        return ""
+    parameters = list(inspect.signature(hook).parameters.values())[1:]
+    alone = [it.name for it in parameters if it.default is it.empty and it.kind is it.KEYWORD_ONLY]
+    positional = [
+        it.name
+        for it in parameters
+        if it.default is it.empty and it.kind in (it.POSITIONAL_ONLY, it.POSITIONAL_OR_KEYWORD)
+    ]
+    most = 2 if name == "on_failure" else 1
+    return ", ".join([*positional[most:], *alone])
 
 
 @contextmanager

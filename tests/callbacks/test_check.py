@@ -134,6 +134,11 @@ class Good(CallbackBase):
 class Narrow(CallbackBase):
     def __init__(self, size=1): ...
     async def on_before_node_init(self): ...
+class Greedy:
+    def on_ready(self, ctx, more, *, flag, fine=1): ...
+class AsMuchAsThereIs:
+    def on_ready(self, ctx, more=2): ...
+    def on_failure(self, ctx, error): ...
 class ByPosition:
     def __init__(self, size, /): ...
     def on_ready(self): ...
@@ -162,6 +167,11 @@ class ByPosition:
             "{class: callbacks.hooks.Narrow}",
             'Narrow must take "llm_config", "raise_error_on_callback", or **kwargs',
         ),
+        (
+            "{class: callbacks.hooks.Greedy}",
+            "Greedy.on_ready needs more, flag; it is given the context at most",
+        ),
+        ("{class: callbacks.hooks.AsMuchAsThereIs}", None),
         ("{class: callbacks.hooks.ByPosition}", 'ByPosition needs "size"'),
         (
             "{class: callbacks.hooks.Good, kwargs: {llm_config: x}}",
