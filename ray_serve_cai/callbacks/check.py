@@ -40,7 +40,7 @@ def require_callbacks(document: Document) -> None:
 
 
 def hook_faults(found: type[Any]) -> list[str]:
-    """What is wrong with the hooks of a class: misspelt, not callable, taking too much, or none."""
+    """What is wrong with a class's hooks: misspelt, not callable, taking too much, or none."""
     faults = []
     for name in dir(found):
         if not name.startswith("on_"):
