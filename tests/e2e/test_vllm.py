@@ -126,7 +126,7 @@ def test_killed_replica_takes_its_engine_along(cluster: Cluster, client: Any) ->
     replica.kill()
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
-    until(lambda: _answers(client), 90, "a new replica")
+    until(lambda: _answers(client), 240, "a new replica")
 
 
 def _answers(client: Any) -> bool:
