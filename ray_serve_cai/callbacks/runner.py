@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -37,7 +38,9 @@ class Runner:
     """The callbacks of one replica in one process; one instance of each.
 
     `announce(hook, class)` is told before each hook, so that somebody else can name the hook that
-    killed this process. `check(ctx)` says after each hook what is wrong with the context.
+    killed this process; `announce_turn(point, index)` before each callback's turn in the teardown,
+    so that somebody else can give the others theirs. `check(ctx)` says after each hook what is
+    wrong with the context.
     """
 
     def __init__(
@@ -47,30 +50,39 @@ class Runner:
         *,
         model: str,
         node: str,
-        announce: Callable[[str, str], None] | None = None,
+        announce: Callable[[str, str], None] = lambda hook, name: None,
+        announce_turn: Callable[[Point, int], None] = lambda point, index: None,
         check: Callable[[CallbackCtx], str | None] = wrong_field,
     ) -> None:
         self.ctx = ctx
         self._check = check
         self._callbacks = callbacks
         self._model, self._node = model, node
-        self._announce = announce or (lambda hook, name: None)
+        self._announce, self._announce_turn = announce, announce_turn
         self._thread: HookThread | None = None
 
-    async def run(self, point: Point, error: BaseException | None = None) -> bool:
+    async def run(
+        self,
+        point: Point,
+        error: BaseException | None = None,
+        turns: Collection[int] | None = None,
+    ) -> bool:
         """Run the point's hooks; False when one of them skips the default that follows.
 
         Raises `HookError` at the first failure of a callback whose `on_error` is `fail`. At the
-        points of the teardown nothing is raised and every callback has its turn, in reverse.
+        points of the teardown nothing is raised and every callback has its turn, in reverse; with
+        `turns`, only those callbacks have.
         """
-        teardown = point in TEARDOWN
+        if point in TEARDOWN:
+            for index in reversed(range(len(self._callbacks))):
+                if turns is None or index in turns:
+                    self._announce_turn(point, index)
+                    with contextlib.suppress(HookError):
+                        await self._run_one(self._callbacks[index], point, error)
+            return True
         go_on = True
-        for callback in reversed(self._callbacks) if teardown else self._callbacks:
-            try:
-                go_on &= await self._run_one(callback, point, error)
-            except HookError:
-                if not teardown:
-                    raise
+        for callback in self._callbacks:
+            go_on &= await self._run_one(callback, point, error)
         return go_on
 
     async def run_hook(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
+from ray_serve_cai.cluster.ray_session import gcs_address
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
 from ray_serve_cai.errors import CaiError, ModelError
 from ray_serve_cai.plan import model as planning
@@ -20,7 +21,7 @@ from ray_serve_cai.serving.applications import (
 )
 from ray_serve_cai.serving.facts import check, node_rooms, transports
 from ray_serve_cai.serving.gateway_control import ask, find_gateway, wait_until
-from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow
+from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow, log_name
 from ray_serve_cai.serving.jobs import client_key, code_of, job_of, new_revision
 from ray_serve_cai.serving.placement import decide, placing
 from ray_serve_cai.serving.progress import late, raise_failure, report_phase
@@ -224,7 +225,8 @@ class Deployer:
         if not plan.placed_by:
             return True
         report("placing", f"asking {plan.placed_by}")
-        decision = decide(document)
+        log = self._state.logs / log_name(record.model, record.revision, "placement")
+        decision = decide(document, gcs_address(), log)
         record.placement, record.custom_data = decision.placement, decision.custom_data
         self._revisions.save(record)
         if record.placement is None:

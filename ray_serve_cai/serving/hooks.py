@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,11 @@ class ReplicaRunner(Runner):
     """Hooks of a replica whose resources are held: what they set takes effect at once."""
 
     def __init__(
-        self, job: ReplicaJob, node: str, announce: Callable[[str, str], None] | None = None
+        self,
+        job: ReplicaJob,
+        node: str,
+        announce: Callable[[str, str], None],
+        announce_turn: Callable[[Point, int], None],
     ) -> None:
         specs = [CallbackSpec.from_json(each) for each in job.callbacks]
         ctx = CallbackCtx(
@@ -38,12 +42,23 @@ class ReplicaRunner(Runner):
             custom_data=copy.deepcopy(job.custom_data),
         )
         super().__init__(
-            load(specs), ctx, model=job.model, node=node, announce=announce, check=self._fault
+            load(specs),
+            ctx,
+            model=job.model,
+            node=node,
+            announce=announce,
+            announce_turn=announce_turn,
+            check=self._fault,
         )
         self._held = job.placement
 
-    async def run(self, point: Point, error: BaseException | None = None) -> bool:
-        go_on = await super().run(point, error)
+    async def run(
+        self,
+        point: Point,
+        error: BaseException | None = None,
+        turns: Collection[int] | None = None,
+    ) -> bool:
+        go_on = await super().run(point, error, turns)
         os.environ.update(env_vars(self.ctx))
         return go_on
 

@@ -79,7 +79,7 @@ class Host:
         # Why the replica wants the engine stopped, when it is not a plain end.
         self._failure = ""
         self._elsewhere = self._other_nodes if order["others"] else None
-        self._hooks = ReplicaRunner(job, self._node, self._announce)
+        self._hooks = ReplicaRunner(job, self._node, self._announce, self._announce_turn)
         self._files: asyncio.Future[dict[str, Any]] | None = None
         self._engine: LLMEngine | None = None
         self._server: Any = None
@@ -207,7 +207,6 @@ class Host:
             first = point not in self._torn_down
             self._torn_down.add(point)
         if first:
-            self._send("point", point=point)
             await self._hooks.run(point, error)
 
     def _orphaned(self) -> None:
@@ -253,6 +252,9 @@ class Host:
 
     def _announce(self, hook: str, name: str) -> None:
         self._send("hook", hook=f"{hook} of {name}" if hook else "")
+
+    def _announce_turn(self, point: Point, callback: int) -> None:
+        self._send("turn", point=point, callback=callback)
 
     def _send(self, event: str, **fields: Any) -> None:
         # A replica that has died reads no more.

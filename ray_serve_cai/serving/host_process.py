@@ -9,13 +9,13 @@ import logging
 import os
 import re
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 from ray_serve_cai.errors import CATALOGUE, CaiError, ModelError
+from ray_serve_cai.serving.child import Turn, python_command
 from ray_serve_cai.serving.job import Pulse, ReplicaJob
 from ray_serve_cai.serving.workspace import Workspace
 
@@ -43,8 +43,8 @@ class HostProcess:
         self._ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._on_phase: Callable[[str, str], None] | None = None
         self._hook = ""
-        # Points of the teardown that the host has run itself.
-        self.points: set[str] = set()
+        # Turns of the teardown that the host has begun itself.
+        self.turns: set[Turn] = set()
         self.log_path = workspace.log_path
         self.pulse: Pulse | None = None
         self.heard = time.monotonic()
@@ -65,22 +65,24 @@ class HostProcess:
         """
         workspace = await Workspace.make(job, f"{worker_id:012x}")
         read_end, write_end = os.pipe()
-        with open(workspace.log_path, "ab") as output:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                # Without the working folder on the path, which may be the project as it is now.
-                "-P",
-                "-m",
-                "ray_serve_cai.serving.host",
-                str(write_end),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=output,
-                stderr=asyncio.subprocess.STDOUT,
-                pass_fds=(write_end,),
-                start_new_session=True,
-                env=workspace.environment,
-            )
-        os.close(write_end)
+        try:
+            with open(workspace.log_path, "ab") as output:
+                process = await asyncio.create_subprocess_exec(
+                    *python_command("ray_serve_cai.serving.host"),
+                    str(write_end),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=output,
+                    stderr=asyncio.subprocess.STDOUT,
+                    pass_fds=(write_end,),
+                    start_new_session=True,
+                    env=workspace.environment,
+                )
+        except BaseException:
+            os.close(read_end)
+            workspace.remove()
+            raise
+        finally:
+            os.close(write_end)
         host = cls(process, read_end, workspace)
         order = {"job": job.to_json(), "listen_host": listen_host, "worker_id": worker_id}
         host._others = others
@@ -149,8 +151,8 @@ class HostProcess:
             self.pulse = Pulse(**event)
         elif kind == "hook":
             self._hook = event["hook"]
-        elif kind == "point":
-            self.points.add(event["point"])
+        elif kind == "turn":
+            self.turns.add((event["point"], event["callback"]))
         elif kind == "files":
             self._files = asyncio.create_task(self._prepare_others(event))
         elif kind == "phase" and self._on_phase is not None:

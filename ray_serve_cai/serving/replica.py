@@ -19,6 +19,7 @@ import ray
 
 from ray_serve_cai.callbacks.hooks import Point
 from ray_serve_cai.errors import HookError, ModelError
+from ray_serve_cai.serving.child import Turn
 from ray_serve_cai.serving.host_process import HostProcess
 from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow
 from ray_serve_cai.serving.other_nodes import node_names, other_nodes, prepare_others
@@ -136,15 +137,35 @@ class Replica:
 
     async def _missing_hooks(self, host: HostProcess, error: str) -> None:
         died = error or ("" if host.returncode == 0 else "the engine host has ended")
-        if Point.SHUT_DOWN in host.points:
-            return
-        wanted = [Point.FAILED, Point.SHUT_DOWN] if died else [Point.SHUT_DOWN]
-        points = [point for point in wanted if point not in host.points]
-        order = {"part": "teardown", "node": self._node, "points": points, "error": died}
+        order = {"part": "teardown", "node": self._node, "error": died}
         try:
-            await run_part(self._job, self._row.replica_id, order, TEARDOWN_SECONDS)
-        except (HookError, TimeoutError, OSError) as failure:
+            async with asyncio.timeout(TEARDOWN_SECONDS):
+                while left := self._left(host.turns, bool(died)):
+                    begun = len(host.turns)
+                    try:
+                        await run_part(
+                            self._job,
+                            self._row.replica_id,
+                            {**order, "left": left},
+                            turns=host.turns,
+                        )
+                    except HookError as failure:
+                        log.warning("a last hook failed: %s", failure)
+                        # One that ends its process again and again has had its turn each time.
+                        if len(host.turns) == begun:
+                            return
+        except (TimeoutError, OSError) as failure:
             log.warning("the last hooks did not run to their end: %s", failure)
+
+    def _left(self, turns: set[Turn], died: bool) -> list[tuple[str, list[int]]]:
+        """The turns of the teardown that nobody has begun: point, and callbacks by number."""
+        shutting_down = any(point == Point.SHUT_DOWN for point, _ in turns)
+        points = (
+            [Point.FAILED, Point.SHUT_DOWN] if died and not shutting_down else [Point.SHUT_DOWN]
+        )
+        everyone = range(len(self._job.callbacks))
+        each = [(point, [i for i in everyone if (point, i) not in turns]) for point in points]
+        return [(point.value, callbacks) for point, callbacks in each if callbacks]
 
     def _set_phase(self, phase: str, message: str) -> None:
         self._row.phase, self._row.message = phase, message

@@ -212,6 +212,38 @@ def test_failing_teardown_does_not_stop_the_others(cluster: Cluster, notes: Note
     assert notes.hooks("one")[-2:] == notes.hooks("bad")[-2:] == END
 
 
+def test_teardown_that_ends_its_process_takes_nobody_s_turn(
+    cluster: Cluster, notes: Notes
+) -> None:
+    bad = recorder(notes, "bad", deeds={"on_shutdown": "os._exit(3)"})
+    cluster.deploy_ok("exits", callbacks=[recorder(notes), bad])
+    cluster.delete("exits")
+    assert notes.hooks("one")[-2:] == notes.hooks("bad")[-2:] == END
+
+
+def test_placement_hook_that_ends_its_process(cluster: Cluster, notes: Notes) -> None:
+    done = cluster.deploy(
+        "exits", callbacks=[recorder(notes, deeds={"on_pre_placement_group": "os._exit(3)"})]
+    )
+    assert done.returncode == 1
+    said = "on_pre_placement_group of callbacks.recorder.Recorder ended its process (status 3)"
+    assert f"CAI-CALLBACK-001: {said} on node " in done.stderr
+    assert 'for model "exits"' in done.stderr
+    assert notes.hooks() == ["on_pre_placement_group"]
+
+
+def test_placement_groups_of_hooks_are_removed(cluster: Cluster, notes: Notes) -> None:
+    make = (
+        "setattr(ctx, 'placement_group', "
+        "__import__('ray').util.placement_group([{'CPU': 3}], strategy='PACK'))"
+    )
+    both = [recorder(notes, name, deeds={"on_pre_placement_group": make}) for name in ("a", "b")]
+    cluster.deploy_ok("groups", callbacks=both)
+    placed = [row for row in notes.rows() if row["hook"] == "on_post_placement_group"]
+    assert placed[0]["placement"] == {"bundles": [{"CPU": 3.0}], "strategy": "PACK"}
+    cluster.delete("groups")
+
+
 def test_killed_host(cluster: Cluster, notes: Notes) -> None:
     cluster.deploy_ok("killed", callbacks=[recorder(notes)])
     (host,) = hosts(cluster)
