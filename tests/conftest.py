@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,12 @@ from support import Cai, Cluster, short_folder
 # Variables of the person who runs the tests that would steer `cai`, Ray or a client.
 FOREIGN = ("CAI_CLUSTER", "CAI_API_KEY", "CAI_NODE_IP", "CDSW_IP_ADDRESS", "CDSW_APP_PORT")
 FOREIGN_RAY = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR")
+
+
+def pytest_configure() -> None:
+    # A script that starts the tests in the background leaves them, and what they start, deaf to it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
