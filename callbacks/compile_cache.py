@@ -2,11 +2,10 @@
 
     callbacks:
       - class: callbacks.compile_cache.CompileCache
-        kwargs: {source: s3://my-bucket/compile-cache, folder: /tmp/compile-cache}
+        kwargs: {source: s3://my-bucket/compile-cache, folder: /tmp/vllm}
 
-`source` holds what vLLM left in its own folder, `~/.cache/vllm/torch_compile_cache/<hash>`; the
-log of a start names it. It fits the same vLLM, model, arguments and kind of GPU only: where it
-does not, vLLM compiles anew.
+`source` holds what vLLM left in its own folder, `~/.cache/vllm/torch_compile_cache`. vLLM looks
+there by a hash of its version, the model and the arguments: where nothing fits, it compiles anew.
 """
 
 from __future__ import annotations
@@ -18,20 +17,19 @@ from ray_serve_cai.storage.mirror import mirror
 
 
 class CompileCache(CallbackBase):
-    """Copies `source`, a path or URL, to `folder` on each node, and points vLLM at it."""
+    """Makes `folder` vLLM's folder for caches on each node, and copies `source` into it."""
 
     def __init__(self, *, source: str, folder: str, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.source, self.folder = source, Path(folder).expanduser()
 
-    def on_before_download_model_files_distributed(self) -> None:
-        mirror(self.source, self.folder)
+    def on_before_node_init(self) -> None:
+        env = {"VLLM_CACHE_ROOT": str(self.folder)}
+        self.ctx.runtime_env = {"env_vars": {**_env_vars(self.ctx.runtime_env), **env}}
 
-    async def on_after_node_init(self) -> None:
-        given = self.llm_config.engine_kwargs.get("compilation_config") or {}
-        if not isinstance(given, dict):
-            raise ValueError(f"compilation_config must be a mapping here, not {given!r}")
-        self.ctx.extra_init_kwargs["compilation_config"] = {
-            **given,
-            "cache_dir": str(self.folder),
-        }
+    def on_before_download_model_files_distributed(self) -> None:
+        mirror(self.source, self.folder / "torch_compile_cache")
+
+
+def _env_vars(runtime_env: dict | None) -> dict[str, str]:
+    return dict((runtime_env or {}).get("env_vars") or {})

@@ -17,7 +17,7 @@ FOREIGN_RAY = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPD
 
 
 def pytest_configure() -> None:
-    # A script that starts the tests in the background leaves them, and what they start, deaf to it.
+    # A script that starts the tests in the background makes them deaf to it, and what they start.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

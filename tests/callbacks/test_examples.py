@@ -229,14 +229,10 @@ class TestFiles:
         (tmp_path / "store" / "rank_0_0").mkdir(parents=True)
         (tmp_path / "store" / "rank_0_0" / "graph.py").write_text("x")
         cache = {"source": str(tmp_path / "store"), "folder": str(tmp_path / "here")}
-        given = {"compilation_config": {"mode": 3}}
-        out = prepare(model, "compile_cache.CompileCache", given, **cache)
-        assert (tmp_path / "here" / "rank_0_0" / "graph.py").read_text() == "x"
-        assert out.extra_init_kwargs == {
-            "compilation_config": {"mode": 3, "cache_dir": str(tmp_path / "here")}
-        }
-        with pytest.raises(HookError, match="must be a mapping"):
-            prepare(model, "compile_cache.CompileCache", {"compilation_config": 3}, **cache)
+        out = prepare(model, "compile_cache.CompileCache", {}, **cache)
+        brought = tmp_path / "here" / "torch_compile_cache" / "rank_0_0" / "graph.py"
+        assert brought.read_text() == "x"
+        assert out.runtime_env == {"env_vars": {"VLLM_CACHE_ROOT": str(tmp_path / "here")}}
 
     def test_custom_model(self, model: Path) -> None:
         named = {"architecture": "Mine", "model_class": "callbacks.metrics:StartupMetrics"}

@@ -24,7 +24,7 @@ from ray_serve_cai.callbacks.hooks import HOOKS
 
 def note(path, **row):
     with open(path, "a") as file:
-        file.write(json.dumps(row | {"pid": os.getpid()}) + "\\n")
+        file.write(json.dumps(row | {"pid": os.getpid()}, default=str) + "\\n")
 
 class Recorder:
     """Writes each hook down, then does what `deeds` says for it."""
@@ -386,5 +386,10 @@ def test_two_nodes_each_run_the_hook_once(notes: Notes) -> None:
             result = notes.row("on_post_download")["download"]
             assert "'head'" in result
             assert "'side-0'" in result
+            made.delete("wide")
+            only_there = "__import__('sys').modules['__main__'].__spec__.name.endswith('.part')"
+            deeds["on_before_download_model_files_distributed"] = f"1 / 0 if {only_there} else 0"
+            said = fails(made, "wide", notes, deeds=deeds)
+            assert "failed on node side-0 for model" in said
         finally:
             cai.ok("cluster", "down", "pair", "--yes")
