@@ -266,6 +266,19 @@ CATALOGUE: dict[str, ErrorInfo] = {
         "Check the name, the network and the credentials that the message names.",
         FAILED,
     ),
+    "CAI-STORAGE-003": ErrorInfo(
+        "A remote name cannot be a file here",
+        "An object's name is absolute, leaves the folder, is too long, or is a file and a folder.",
+        "Rename the object that the message names, or leave it out with --exclude.",
+        FAILED,
+    ),
+    "CAI-STORAGE-004": ErrorInfo(
+        "The disk is full",
+        "The files still to come do not fit; what is there is kept, and another call goes on.",
+        "Free the room that the message names (`cai storage prune` shows copies nobody uses), "
+        "or set CAI_CACHE to a folder on a larger disk.",
+        FAILED,
+    ),
     "CAI-CLI-001": ErrorInfo(
         "Wrong use of the command",
         "An option or argument is missing, unknown or malformed.",

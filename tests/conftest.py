@@ -1,4 +1,4 @@
-"""What all tests share: homes of their own, the marker `root`, and real clusters."""
+"""What all tests share: homes of their own, the markers of means, and real clusters."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    missing = _missing_for_root()
-    if missing:
+    for marker, missing in _missing().items():
         for item in items:
-            if item.get_closest_marker("root"):
+            if missing and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=missing))
 
 
@@ -34,9 +33,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """Where CI=1 promises everything a test needs, a skip for a missing means is a failure."""
     report = yield
-    if report.skipped and item.get_closest_marker("root") and os.environ.get("CAI_CI") == "1":
+    wanted = [why for name, why in _missing().items() if why and item.get_closest_marker(name)]
+    if report.skipped and wanted and os.environ.get("CAI_CI") == "1":
         report.outcome = "failed"
-        report.longrepr = f"skipped where CAI_CI=1 promises root and ip: {_missing_for_root()}"
+        report.longrepr = f"skipped where CAI_CI=1 promises its means: {wanted[0]}"
     return report
 
 
@@ -73,6 +73,12 @@ def echo_cluster() -> Iterator[Cluster]:
         cluster = Cluster.up(Cai(folder), "echoes")
         yield cluster
         cluster.down_without_trace()
+
+
+def _missing() -> dict[str, str | None]:
+    """Marker to what its tests lack here."""
+    node = shutil.which("node") and shutil.which("npm")
+    return {"root": _missing_for_root(), "azure": None if node else "needs node and npm"}
 
 
 def _missing_for_root() -> str | None:

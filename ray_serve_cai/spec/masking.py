@@ -32,7 +32,9 @@ _SHORTEST_NUMBER = 6
 
 def is_secret_name(name: str) -> bool:
     """Whether a key or variable is named like a secret: `api_keys`, not `max_tokens`."""
-    return any(word.lower() in _SECRET_WORDS for word in _WORD.findall(name))
+    words = [word.lower() for word in _WORD.findall(name)]
+    # One of Azure holds an account's key.
+    return not _SECRET_WORDS.isdisjoint(words) or words[-2:] == ["connection", "string"]
 
 
 def masked(document: Document) -> dict[str, Any]:

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ray_serve_cai.errors import StorageError
+from ray_serve_cai.storage.watch import Watch
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 BUILT_IN_PREFIX = "builtin:"
 
 
-def fetch(source: str, exclude: Sequence[str] = ()) -> Path:
-    """The folder of `source`, downloading a hub id (`org/name[@revision]`) into the cache first.
+def fetch(
+    source: str,
+    exclude: Sequence[str] = (),
+    *,
+    options: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
+) -> Path:
+    """The folder of `source`; a hub id (`org/name[@revision]`) or URL is brought into the cache.
 
     `exclude`: patterns of file names that are not downloaded; a local folder is taken as it is.
+    `options`: those of the store. A copy that is whole serves when the store does not answer.
 
-    Raises `StorageError`: CAI-STORAGE-001 for a folder that cannot be served, CAI-STORAGE-002
-    for a failed download or a scheme without support here.
+    Raises `StorageError`: CAI-STORAGE-001 for a folder that cannot be served, else as
+    `storage.mirror`.
     """
     if source.startswith(BUILT_IN_PREFIX):
         return _built_in(source.removeprefix(BUILT_IN_PREFIX))
@@ -26,13 +40,10 @@ def fetch(source: str, exclude: Sequence[str] = ()) -> Path:
     if local is not None:
         check_folder(local)
         return local
+    if source.startswith("hf://"):
+        source = source.removeprefix("hf://")
     if "://" in source:
-        scheme = source.split("://", 1)[0]
-        raise StorageError(
-            "CAI-STORAGE-002",
-            f"{source}: reading models from {scheme}:// is not in this version",
-            hint="Copy the model to a local folder, or name it by its hub id.",
-        )
+        return _from_store(source, exclude, options, watch)
     return _from_hub(source, exclude)
 
 
@@ -60,6 +71,30 @@ def check_folder(folder: Path) -> None:
 def cache_folder() -> Path:
     """Where downloads go: `$CAI_CACHE`, by default `~/.cache/cai`."""
     return Path(os.environ.get("CAI_CACHE") or "~/.cache/cai").expanduser()
+
+
+def copy_folder(url: str) -> Path:
+    """Where the cache keeps the copy of a URL."""
+    digest = hashlib.sha256(url.encode()).hexdigest()[:12]
+    words = re.sub(r"[^\w.-]+", "-", url.split("://", 1)[-1]).strip("-")
+    return cache_folder() / "models" / f"{words[-80:]}-{digest}"
+
+
+def _from_store(
+    url: str, exclude: Sequence[str], options: Mapping[str, Any] | None, watch: Watch | None
+) -> Path:
+    # fsspec and its stores take a while to import, and most models come from elsewhere.
+    from ray_serve_cai.storage.mirror import mirror, whole_copy
+
+    url = url.rstrip("/")
+    folder = copy_folder(url)
+    try:
+        mirror(url, folder, options=options, exclude=exclude, watch=watch)
+    except StorageError as error:
+        if not whole_copy(url, folder, exclude=exclude):
+            raise
+        log.warning("%s; the copy in %s serves, as it was brought before", error, folder)
+    return folder
 
 
 def _built_in(name: str) -> Path:

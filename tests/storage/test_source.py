@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 
 from ray_serve_cai.errors import StorageError
 from ray_serve_cai.storage import source
 from ray_serve_cai.storage.source import cache_folder, fetch, local_folder
+from ray_serve_cai.storage.watch import Watch
 
 
 @pytest.fixture
@@ -74,10 +77,59 @@ def test_folder_that_is_a_file(model: Path) -> None:
     assert "there is no such folder" in refused(str(model / "config.json")).message
 
 
-def test_scheme_of_a_later_version() -> None:
-    error = refused("s3://bucket/model")
+def test_no_such_scheme() -> None:
+    error = refused("nosuch://bucket/model")
     assert error.code == "CAI-STORAGE-002"
-    assert "s3://" in error.message
+    assert "nosuch:// is not known" in error.message
+
+
+class TestStore:
+    """A model in a store, here a folder of this disk behind a URL that is no local path."""
+
+    @pytest.fixture
+    def url(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+        monkeypatch.setenv("CAI_CACHE", str(tmp_path / "cache"))
+        system = fsspec.filesystem("memory")
+        files = ("config.json", "tokenizer.json", "model.safetensors")
+        system.pipe({f"/models/chat/{name}": name.encode() for name in files})
+        yield "memory://models/chat"
+        if system.exists("/models"):
+            system.rm("/models", recursive=True)
+
+    def test_is_brought_into_the_cache(self, url: str, tmp_path: Path) -> None:
+        folder = fetch(url)
+        assert folder == source.copy_folder(url)
+        assert folder.is_relative_to(tmp_path / "cache" / "models")
+        assert (folder / "model.safetensors").read_text() == "model.safetensors"
+
+    def test_first_without_weights_then_whole(self, url: str) -> None:
+        folder = fetch(f"{url}/", ["*.safetensors"])
+        assert not (folder / "model.safetensors").exists()
+        modified = (folder / "config.json").stat().st_mtime_ns
+        assert fetch(url) == folder
+        assert (folder / "model.safetensors").is_file()
+        watch = Watch()
+        fetch(url, ["*.safetensors"], watch=watch)
+        assert watch.moved == 0, "the whole copy has it all"
+        assert (folder / "model.safetensors").is_file()
+        assert (folder / "config.json").stat().st_mtime_ns == modified
+
+    def test_a_whole_copy_serves_when_the_store_is_gone(
+        self, url: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        folder = fetch(url)
+        fsspec.filesystem("memory").rm("/models", recursive=True)
+        assert fetch(url) == folder
+        assert f"the copy in {folder} serves" in caplog.text
+        (folder / "model.safetensors").write_text("edited")
+        with pytest.raises(StorageError, match="there is nothing"):
+            fetch(url)
+
+    def test_half_a_copy_does_not(self, url: str) -> None:
+        fetch(url, ["*.safetensors"])
+        fsspec.filesystem("memory").rm("/models", recursive=True)
+        with pytest.raises(StorageError, match="there is nothing"):
+            fetch(url)
 
 
 class TestHub:
