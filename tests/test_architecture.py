@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cluster": BASE | {"spec", "plan", "providers"},
     "serving": BASE | {"spec", "plan", "storage", "callbacks", "engines", "cluster"},
     "ray_backend": BASE | {"spec", "plan", "cluster", "serving"},
-    "bench": BASE | {"demo", "spec", "providers", "engines", "cluster"},
+    "bench": BASE | {"demo", "spec", "providers", "engines", "cluster", "storage"},
     "cli": BASE
     | {"bench", "demo", "spec", "plan", "providers", "storage", "callbacks", "engines", "cluster"}
     | {"serving", "ray_backend"},
@@ -50,10 +50,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Library -> the files that may import it, as patterns below the package.
 HOMES: dict[str, tuple[str, ...]] = {
-    "ray": ("cluster/*", "serving/*"),
+    "ray": ("cluster/*", "serving/*", "bench/storage_ways.py"),
     "vllm": ("engines/vllm*",),
     "sglang": ("engines/sglang*",),
-    "fsspec": ("storage/*",),
+    "fsspec": ("storage/*", "bench/storage_ways.py"),
     "huggingface_hub": ("storage/*",),
     "smg": ("serving/*",),
     "smg_grpc_servicer": ("serving/*", "engines/vllm*", "engines/sglang*"),
