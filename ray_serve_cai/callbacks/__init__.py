@@ -7,6 +7,7 @@ from ray_serve_cai.callbacks.base import (
     RayServeLLMCallback,
 )
 from ray_serve_cai.callbacks.cloud import CloudDownloader
+from ray_serve_cai.callbacks.compile_cache import CompileCache
 from ray_serve_cai.callbacks.config import LLMConfig
 from ray_serve_cai.callbacks.context import (
     CallbackCtx,
@@ -26,6 +27,7 @@ __all__ = [
     "CallbackConfig",
     "CallbackCtx",
     "CloudDownloader",
+    "CompileCache",
     "DownloadMode",
     "DownloadResult",
     "InitializeNodeOutput",

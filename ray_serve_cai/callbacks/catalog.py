@@ -16,7 +16,7 @@ from ray_serve_cai.callbacks.hooks import POINT_OF, ROWS, hooks_of
 from ray_serve_cai.errors import SpecError
 from ray_serve_cai.spec import MASK, Document, is_secret_name, masked
 
-BUILT_IN = ("ray_serve_cai.callbacks.CloudDownloader",)
+BUILT_IN = ("ray_serve_cai.callbacks.CloudDownloader", "ray_serve_cai.callbacks.CompileCache")
 GROUP = "ray_serve_cai.callbacks"
 FOLDER = "callbacks"
 

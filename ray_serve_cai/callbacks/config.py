@@ -39,6 +39,7 @@ class LLMConfig:
         lora_config: Mapping[str, Any] | None = None,
         accelerator_type: str | None = None,
         llm_engine: str = "vLLM",
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         loading = dict(model_loading_config or {})
         self.model_id = model_id or loading.get("model_id")
@@ -56,6 +57,8 @@ class LLMConfig:
         self.lora_config = lora_config
         self.accelerator_type = accelerator_type
         self.llm_engine = llm_engine
+        # Of the store that `model_source` is in.
+        self.storage_options = dict(storage_options or {})
         self.callback_class = callback_class
         self.callback_kwargs = dict(callback_kwargs or {})
         self.callbacks = tuple(_specs(callback_class, callback, callback_config, callback_kwargs))

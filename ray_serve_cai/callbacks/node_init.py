@@ -21,7 +21,10 @@ from ray_serve_cai.callbacks.context import (
 from ray_serve_cai.callbacks.hooks import Point
 from ray_serve_cai.callbacks.runner import Runner
 from ray_serve_cai.storage.source import WEIGHTS, fetch
+from ray_serve_cai.storage.watch import Watch
 
+# Brings the model here as far as the mode says; None for nothing.
+Download = Callable[[DownloadMode], Path | None]
 Elsewhere = Callable[[CallbackCtx], Awaitable[Mapping[str, NodeDownload]]]
 
 _EXCLUDED = {
@@ -71,7 +74,7 @@ async def initialize_node(llm_config: LLMConfig) -> InitializeNodeOutput:
 
 
 async def prepare(
-    runner: Runner, source: str, node: str, elsewhere: Elsewhere | None = None
+    runner: Runner, download: Download, node: str, elsewhere: Elsewhere | None = None
 ) -> None:
     """From "before anything" to "after download"; `ctx.download_result` has what came of it.
 
@@ -86,7 +89,7 @@ async def prepare(
         mode = ctx.local_node_download_model
         others = asyncio.ensure_future(elsewhere(ctx) if elsewhere else _nowhere())
         try:
-            here = await prepare_files(runner, source, node, mode)
+            here = await prepare_files(runner, download, mode)
             there = await others
         finally:
             others.cancel()
@@ -95,27 +98,30 @@ async def prepare(
     await runner.run(Point.AFTER_DOWNLOAD)
 
 
-async def prepare_files(runner: Runner, source: str, node: str, mode: str | None) -> NodeDownload:
+async def prepare_files(runner: Runner, download: Download, mode: str | None) -> NodeDownload:
     """One node's part: its hook, then the default download unless a hook turned it off."""
     await runner.run(Point.ON_EACH_NODE)
     ctx = runner.ctx
     folder = None
     if ctx.run_init_node:
-        folder = await asyncio.to_thread(download, source, download_mode(mode))
+        folder = await asyncio.to_thread(download, download_mode(mode))
     return NodeDownload(str(folder) if folder else None, dict(ctx.custom_data))
 
 
-def download(source: str, mode: DownloadMode) -> Path | None:
-    """The local folder of `source`, brought here as far as `mode` says; None for nothing.
+def download_of(
+    source: str, options: Mapping[str, Any] | None = None, watch: Watch | None = None
+) -> Download:
+    """The default download of `source`, from a store with `options`; raises `StorageError`."""
 
-    Raises `StorageError`.
-    """
-    local = Path(source).expanduser()
-    if local.is_dir():
-        return local
-    if mode is DownloadMode.NONE:
-        return None
-    return fetch(source, _EXCLUDED[mode])
+    def download(mode: DownloadMode) -> Path | None:
+        local = Path(source).expanduser()
+        if local.is_dir():
+            return local
+        if mode is DownloadMode.NONE:
+            return None
+        return fetch(source, _EXCLUDED[mode], options=options, watch=watch)
+
+    return download
 
 
 def folder_of(ctx: CallbackCtx) -> Path | None:
@@ -131,7 +137,8 @@ async def _initialize(runner: Runner, llm_config: LLMConfig, node: str) -> None:
     go_on = await runner.run(Point.BEFORE_PLACEMENT)
     if go_on and ctx.placement_group is None:
         ctx.placement_group = llm_config.placement()
-    await prepare(runner, str(llm_config.model_source), node)
+    download = download_of(str(llm_config.model_source), llm_config.storage_options)
+    await prepare(runner, download, node)
     for point in (Point.BEFORE_ENGINE, Point.AFTER_ENGINE, Point.ALL_DONE):
         await runner.run(point)
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "model": "ray_serve_cai.cli.model",
     "callbacks": "ray_serve_cai.cli.callbacks",
     "engines": "ray_serve_cai.cli.engines",
+    "storage": "ray_serve_cai.cli.storage",
     "serve": "ray_serve_cai.cli.serve",
     "bench": "ray_serve_cai.cli.bench",
 }

@@ -100,6 +100,6 @@ def _bare(state: ClusterState, name: str) -> Any:
     spec = document.model
     if spec.engine.type != "vllm":
         raise EngineError("CAI-ENGINE-003", f'the engine "{spec.engine.type}" has no bare server')
-    folder = fetch(str(document.source))
+    folder = fetch(str(document.source), options=spec.storage_options)
     log = state.logs / f"bench-{name.replace('/', '--')}.log"
     return bare_vllm(name, folder, spec.engine.args, dict(spec.env), log)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from ray_serve_cai.storage.watch import Watch
+
 SCHEMA = "cai/v1"
 
 Row = Mapping[str, Any]
@@ -152,6 +154,21 @@ def phases(title: str, *, json: bool = False) -> Iterator[Report]:
             progress.update(task, description=_phase_line(title, phase, detail, done, total))
 
         yield report
+
+
+@contextmanager
+def transfer(title: str, *, json: bool = False) -> Iterator[Watch]:
+    """Progress of a transfer on stderr: bytes, rate and time left on a terminal, else a line when
+    it is known what there is to do."""
+    if json or not sys.stderr.isatty():
+        from ray_serve_cai.cli.transfer import SaidWatch
+
+        yield SaidWatch(title, None if json else say)
+        return
+    from ray_serve_cai.cli.transfer import live
+
+    with live(title, _talk_console()) as watch:
+        yield watch
 
 
 def error_data(error: CaiError) -> dict[str, Any]:

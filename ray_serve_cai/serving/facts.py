@@ -13,6 +13,7 @@ from ray_serve_cai.errors import EngineError
 from ray_serve_cai.plan.model import NodeRoom, Transport
 from ray_serve_cai.spec import Document
 from ray_serve_cai.storage.source import check_folder, local_folder
+from ray_serve_cai.storage.stores import check_scheme
 
 
 def node_rooms(state: ClusterState) -> list[NodeRoom]:
@@ -44,6 +45,8 @@ def check(document: Document) -> None:
     folder = local_folder(str(document.source))
     if folder is not None:
         check_folder(folder)
+    elif document.source.kind == "remote":
+        check_scheme(document.source.location)
     transport = next(iter(transports(document)))
     if spec.engine.type == "vllm":
         check_args(spec.engine.args, transport=transport)

@@ -37,7 +37,9 @@ class ReplicaRunner(Runner):
     ) -> None:
         specs = [CallbackSpec.from_json(each) for each in job.callbacks]
         ctx = CallbackCtx(
-            llm_config=llm_config_of(job.model, job.source, job.engine_args, specs),
+            llm_config=llm_config_of(
+                job.model, job.source, job.engine_args, specs, job.storage_options
+            ),
             placement_group=copy.deepcopy(job.placement),
             custom_data=copy.deepcopy(job.custom_data),
         )
@@ -72,10 +74,20 @@ class ReplicaRunner(Runner):
 
 
 def llm_config_of(
-    model: str, source: str, engine_args: Mapping[str, Any], callbacks: Sequence[CallbackSpec] = ()
+    model: str,
+    source: str,
+    engine_args: Mapping[str, Any],
+    callbacks: Sequence[CallbackSpec] = (),
+    storage_options: Mapping[str, Any] | None = None,
 ) -> LLMConfig:
     """The model as its hooks see it."""
-    return LLMConfig(model, source, engine_kwargs=engine_args, callback=list(callbacks))
+    return LLMConfig(
+        model,
+        source,
+        engine_kwargs=engine_args,
+        callback=list(callbacks),
+        storage_options=storage_options,
+    )
 
 
 def engine_args(job: ReplicaJob, extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,14 +27,16 @@ import psutil
 
 from ray_serve_cai.callbacks import CallbackCtx, NodeDownload, Point
 from ray_serve_cai.callbacks.context import env_vars
-from ray_serve_cai.callbacks.node_init import prepare
+from ray_serve_cai.callbacks.node_init import download_of, prepare
 from ray_serve_cai.cluster.ports import free_port
 from ray_serve_cai.engines.base import EngineConfig, Listen, LLMEngine
 from ray_serve_cai.engines.registry import get_registry
 from ray_serve_cai.errors import CaiError, EngineError, HookError
+from ray_serve_cai.serving.downloading import reported
 from ray_serve_cai.serving.hooks import ReplicaRunner, engine_args, engine_folder, plain
 from ray_serve_cai.serving.job import Pulse, ReplicaJob
 from ray_serve_cai.serving.lifeline import die, read_exactly
+from ray_serve_cai.storage.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -129,12 +132,14 @@ class Host:
 
     async def _start(self) -> EngineConfig:
         job, hooks = self._job, self._hooks
-        self._send("phase", phase="downloading", message=job.source)
-        await prepare(hooks, job.source, self._node, self._elsewhere)
+        watch = Watch()
+        download = download_of(job.source, job.storage_options, watch)
+        async with reported(job.source, watch, partial(self._phase, "downloading")):
+            await prepare(hooks, download, self._node, self._elsewhere)
         await hooks.run(Point.BEFORE_ENGINE)
         folder = await asyncio.to_thread(engine_folder, job, hooks.ctx)
         args = engine_args(job, hooks.ctx.extra_init_kwargs)
-        self._send("phase", phase="loading", message=str(folder))
+        self._phase("loading", str(folder))
         engine_class = get_registry().get(job.engine).load()
         self._engine = engine = engine_class.from_args(
             {**args, "served_model_name": job.model}, folder
@@ -249,6 +254,9 @@ class Host:
             self._stop.set()
         elif self._files is not None and not self._files.done():
             self._files.set_result(order)
+
+    def _phase(self, phase: str, message: str) -> None:
+        self._send("phase", phase=phase, message=message)
 
     def _announce(self, hook: str, name: str) -> None:
         self._send("hook", hook=f"{hook} of {name}" if hook else "")

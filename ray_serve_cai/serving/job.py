@@ -10,7 +10,8 @@ from typing import Any, Literal
 class ReplicaJob:
     """One model revision as every replica of it starts it.
 
-    `env` and `api_keys` hold resolved secrets: they travel as data, never on a command line.
+    `env`, `api_keys` and `storage_options` hold resolved secrets: they travel as data, never on a
+    command line.
     `start_timeout` is in seconds. `placement` is what it reserves, as `bundles` and `strategy`.
     `code` holds the project's own packages, as `serving.code` packs them.
     """
@@ -32,6 +33,7 @@ class ReplicaJob:
     placement: dict[str, Any] = field(default_factory=dict)
     custom_data: dict[str, Any] = field(default_factory=dict, repr=False)
     code: str = field(default="", repr=False)
+    storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

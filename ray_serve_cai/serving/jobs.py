@@ -60,6 +60,7 @@ def job_of(
         placement=placement,
         custom_data=record.custom_data,
         code=code,
+        storage_options=dict(spec.storage_options),
     )
 
 

@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from ray_serve_cai.callbacks import Point
-from ray_serve_cai.callbacks.node_init import prepare_files
+from ray_serve_cai.callbacks.node_init import download_of, prepare_files
 from ray_serve_cai.errors import ModelError
 from ray_serve_cai.serving.child import Answers, Turn, answer_of, serve, start_child
 from ray_serve_cai.serving.hooks import ReplicaRunner, plain
@@ -51,7 +51,8 @@ async def _files(hooks: ReplicaRunner, job: ReplicaJob, order: dict[str, Any]) -
     hooks.ctx.worker_node_download_model = order["mode"]
     hooks.ctx.runtime_env = {"env_vars": order["env"]}
     os.environ.update(order["env"])
-    done = await prepare_files(hooks, job.source, order["node"], order["mode"])
+    download = download_of(job.source, job.storage_options)
+    done = await prepare_files(hooks, download, order["mode"])
     return {"folder": done.folder, "custom_data": plain(done.custom_data)}
 
 

@@ -25,7 +25,10 @@ def report_phase(rows: list[ReplicaRow], record: RevisionRecord, report: Report)
         slowest = min(waiting, key=lambda row: order.index(row.phase))
         ready = sum(row.phase == "ready" for row in rows)
         phase = "scheduling" if slowest.phase == "starting" else slowest.phase
-        report(phase, f"{ready} of {record.replicas} replicas ready")
+        detail = f"{ready} of {record.replicas} replicas ready"
+        if phase == "downloading" and slowest.message:
+            detail += f"; {slowest.message}"
+        report(phase, detail)
 
 
 def late(record: RevisionRecord, rows: list[ReplicaRow]) -> str:

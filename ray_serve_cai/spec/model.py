@@ -121,6 +121,13 @@ class ModelSpec(SpecModel):
         "to this file), `s3://`, `gs://`, `abfss://`, `azure://`, `hf://`, `file://` or "
         "`builtin:demo`."
     )
+    storage_options: dict[str, Any] = Field(
+        default_factory=dict,
+        repr=False,
+        description="Options of the store that `source` is in, under the names of its fsspec "
+        "package: `key`, `secret`, `endpoint_url`, `anon`, … What they leave out comes from the "
+        "environment, profiles and instance roles of the node.",
+    )
     engine: Engine = Field(default_factory=Engine, description="The engine and its arguments.")
     resources: Resources = Field(
         default_factory=Resources, description="What each replica reserves."

@@ -87,11 +87,13 @@ def test_a_file_that_no_path_can_name(project: Path) -> None:
 
 
 def test_built_in_and_no_project(tmp_path: Path) -> None:
-    (row,) = list_callbacks(tmp_path)
-    assert row.path == "ray_serve_cai.callbacks.CloudDownloader"
-    assert row.source == "built in"
-    assert row.hooks == ("on_before_download_model_files_distributed",)
-    assert row.kwargs == ("paths", "**kwargs")
+    downloader, cache = list_callbacks(tmp_path)
+    assert downloader.path == "ray_serve_cai.callbacks.CloudDownloader"
+    assert downloader.source == cache.source == "built in"
+    assert downloader.hooks == ("on_before_download_model_files_distributed",)
+    assert downloader.kwargs == ("paths", "storage_options=None", "**kwargs")
+    assert cache.path == "ray_serve_cai.callbacks.CompileCache"
+    assert cache.hooks == ("on_pre_engine_init", "on_ready", "on_shutdown")
 
 
 def test_installed_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +108,7 @@ def test_installed_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return points
 
     monkeypatch.setattr(catalog, "entry_points", entry_points)
-    missing, there = list_callbacks(tmp_path)[1:]
+    missing, there = list_callbacks(tmp_path)[2:]
     assert asked == ["ray_serve_cai.callbacks"]
     assert 'there is no module "not_installed_here"' in missing.summary
     assert there.path == "ray_serve_cai.callbacks.examples:MetricsCallback"
@@ -121,7 +123,7 @@ def test_those_of_a_model_spec_without_its_secrets(project: Path) -> None:
         "  - {class: callbacks.mine.Mine, kwargs: {path: /a, api_key: hunter22}}\n"
         "  - {class: callbacks.mine.Gone}\n"
     )
-    mine, gone = list_callbacks(Path("/nowhere"), load_files([file], env={}))[1:]
+    mine, gone = list_callbacks(Path("/nowhere"), load_files([file], env={}))[2:]
     assert (mine.path, mine.source) == ("callbacks.mine.Mine", str(file))
     assert mine.hooks == ("on_pre_download", "on_ready")
     assert mine.kwargs == ("path='/a'", "api_key='***'")

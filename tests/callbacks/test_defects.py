@@ -31,7 +31,7 @@ from ray_serve_cai.callbacks import (
 from ray_serve_cai.callbacks.build import CallbackSpec
 from ray_serve_cai.callbacks.check import check_callbacks
 from ray_serve_cai.callbacks.context import env_vars
-from ray_serve_cai.callbacks.node_init import prepare
+from ray_serve_cai.callbacks.node_init import download_of, prepare
 from ray_serve_cai.errors import HookError, StorageError
 from ray_serve_cai.spec import load_files, masked
 
@@ -153,7 +153,7 @@ def test_06_each_node_has_its_own_path(tmp_path: Path) -> None:
         return {"n2": NodeDownload("/another/path")}
 
     it = runner(Keeper)
-    asyncio.run(prepare(it, str(tmp_path), "n1", elsewhere))
+    asyncio.run(prepare(it, download_of(str(tmp_path)), "n1", elsewhere))
     folders = {name: node.folder for name, node in it.ctx.download_result.nodes.items()}
     assert folders == {"n1": str(tmp_path), "n2": "/another/path"}
 

@@ -24,7 +24,7 @@ from ray_serve_cai.callbacks import (
     node_init,
 )
 from ray_serve_cai.callbacks.hooks import HOOKS
-from ray_serve_cai.callbacks.node_init import download, folder_of, prepare
+from ray_serve_cai.callbacks.node_init import download_of, folder_of, prepare
 from ray_serve_cai.errors import StorageError
 
 START = HOOKS[: HOOKS.index("on_ready")]
@@ -36,7 +36,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, tu
     """The downloads that would have been; each yields a folder."""
     found: list[tuple[str, tuple[str, ...]]] = []
 
-    def fetch(source: str, exclude: tuple[str, ...] = ()) -> Path:
+    def fetch(source: str, exclude: tuple[str, ...] = (), **_: object) -> Path:
         found.append((source, exclude))
         return tmp_path
 
@@ -203,7 +203,7 @@ class TestDownload:
     def test_modes_of_a_built_in_model(self) -> None:
         for mode in DownloadMode:
             if mode is not DownloadMode.NONE:
-                assert download("builtin:demo", mode)
+                assert download_of("builtin:demo")(mode)
 
     def test_failure(self) -> None:
         told: list[Any] = []
@@ -236,7 +236,7 @@ class TestOtherNodes:
             return theirs
 
         it = runner()
-        asyncio.run(prepare(it, str(tmp_path), "n1", elsewhere))
+        asyncio.run(prepare(it, download_of(str(tmp_path)), "n1", elsewhere))
         result = it.ctx.download_result
         assert result.folder == str(tmp_path)
         assert result.nodes.keys() == {"n1", "n2", "n3"}
@@ -250,7 +250,7 @@ class TestOtherNodes:
             raise AssertionError
 
         it = runner(one_hook(hook, lambda self: False))
-        asyncio.run(prepare(it, "org/name", "n1", elsewhere))
+        asyncio.run(prepare(it, download_of("org/name"), "n1", elsewhere))
         assert it.ctx.download_result is None
 
 

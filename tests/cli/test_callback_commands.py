@@ -68,12 +68,13 @@ class TestList:
         rows = data(capsys, "list")["callbacks"]
         assert [row["path"] for row in rows] == [
             "ray_serve_cai.callbacks.CloudDownloader",
+            "ray_serve_cai.callbacks.CompileCache",
             "callbacks.hooks.Hook",
         ]
-        assert rows[1]["summary"] == "Changes things."
-        assert rows[1]["source"] == "callbacks/hooks.py"
-        assert rows[1]["kwargs"] == ["word='a'", "api_key=None"]
-        assert "on_pre_engine_init" in rows[1]["hooks"]
+        assert rows[2]["summary"] == "Changes things."
+        assert rows[2]["source"] == "callbacks/hooks.py"
+        assert rows[2]["kwargs"] == ["word='a'", "api_key=None"]
+        assert "on_pre_engine_init" in rows[2]["hooks"]
 
     def test_table(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert run(["callbacks", "list"]) == 0
@@ -87,14 +88,14 @@ class TestList:
     ) -> None:
         (project / "deep" / "down").mkdir(parents=True)
         monkeypatch.chdir(project / "deep" / "down")
-        assert data(capsys, "list")["callbacks"][1]["path"] == "callbacks.hooks.Hook"
+        assert data(capsys, "list")["callbacks"][2]["path"] == "callbacks.hooks.Hook"
 
     def test_of_a_model(self, capsys: pytest.CaptureFixture[str]) -> None:
         Path("m.yaml").write_text(
             "kind: Model\nname: m\nsource: a/b\ncallbacks:\n"
             "  - {class: callbacks.hooks.Hook, kwargs: {word: x, api_key: 'secret-1'}}\n"
         )
-        row = data(capsys, "list", "--model", "m.yaml")["callbacks"][2]
+        row = data(capsys, "list", "--model", "m.yaml")["callbacks"][3]
         assert (row["path"], row["source"]) == ("callbacks.hooks.Hook", "m.yaml")
         assert row["kwargs"] == ["word='x'", "api_key='***'"]
 

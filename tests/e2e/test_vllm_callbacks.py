@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support import Cai, Cluster, ask, short_folder
+from support import Cai, Cluster, ask, short_folder, until
 
 from ray_serve_cai.callbacks.hooks import HOOKS
 from ray_serve_cai.demo import model_dir
@@ -165,3 +165,23 @@ def test_ray_serve_llm_file_as_it_is(cluster: Cluster, tmp_path: Path) -> None:
     assert (tmp_path / "said").read_text() == "value of theirs"
     assert ask(cluster.client(), "theirs", QUESTION, temperature=0, max_tokens=64)
     cluster.delete("theirs")
+
+
+def test_compile_cache(cluster: Cluster, tmp_path: Path) -> None:
+    """The second engine finds in the store what the first one compiled."""
+    store, cache = tmp_path / "store", cluster.cai.folder / "cache" / "compile"
+    callback = {
+        "class": "ray_serve_cai.callbacks.CompileCache",
+        "kwargs": {"url": f"file://{store}"},
+    }
+    compiling = {"enforce_eager": False, "max_model_len": 256}
+    deploy(cluster, "compiles", callback, args=compiling)
+    until(lambda: list(store.glob("*/.cai/manifest.json")), 60, "the cache in the store")
+    kernels = {path.name for path in store.rglob("*.so")}
+    assert kernels
+    cluster.delete("compiles")
+    shutil.rmtree(cache)
+    deploy(cluster, "compiles", callback, args=compiling)
+    assert f"compile cache from file://{store}" in log_of(cluster, "compiles")
+    assert {path.name for path in cache.rglob("*.so")} == kernels, "none was compiled anew"
+    cluster.delete("compiles")
