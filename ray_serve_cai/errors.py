@@ -248,6 +248,18 @@ CATALOGUE: dict[str, ErrorInfo] = {
         "Change the request as the message says.",
         FAILED,
     ),
+    "CAI-ENGINE-004": ErrorInfo(
+        "The class is no engine, or breaks the contract",
+        "Its methods do not take what they will be given, or it fails a rule of the contract.",
+        "Mend the class as the message says; `cai engines check PATH` tries it.",
+        USAGE,
+    ),
+    "CAI-ENGINE-005": ErrorInfo(
+        "The engine's program ended",
+        "The server program of the engine ended before it was ready, or while it served.",
+        "`cai model logs NAME` has its output; try the command by hand.",
+        FAILED,
+    ),
     "CAI-GATEWAY-001": ErrorInfo(
         "The gateway did not start",
         "The gateway process ended before it answered; its last log lines follow.",

@@ -12,6 +12,9 @@ import pytest
 from support import Cai, Cluster, short_folder
 
 # Variables of the person who runs the tests that would steer `cai`, Ray or a client.
+# For the tests of the conformance kit.
+pytest_plugins = ["pytester"]
+
 FOREIGN = ("CAI_CLUSTER", "CAI_API_KEY", "CAI_NODE_IP", "CDSW_IP_ADDRESS", "CDSW_APP_PORT")
 FOREIGN_RAY = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR")
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from typing import Literal, cast
 
 from ray_serve_cai.dotted import resolve
 from ray_serve_cai.engines.base import LLMEngine
+from ray_serve_cai.engines.signatures import signature_faults
 from ray_serve_cai.errors import EngineError
+
+Transport = Literal["grpc", "http"]
 
 ENTRY_POINT_GROUP = "ray_serve_cai.engines"
 
@@ -18,13 +22,15 @@ ENTRY_POINT_GROUP = "ray_serve_cai.engines"
 @dataclass(frozen=True)
 class EngineInfo:
     """One registered engine. `path` is the dotted path of its class, `needs` the import name of
-    the package it runs on (None for none), `extra` what to install for it."""
+    the package it runs on (None for none), `extra` what to install for it, `transports` how the
+    gateway can talk to it, the best one first."""
 
     name: str
     path: str
     summary: str
     needs: str | None = None
     extra: str | None = None
+    transports: tuple[Transport, ...] = ("grpc",)
 
     @property
     def installed(self) -> bool:
@@ -48,6 +54,13 @@ BUILT_IN = (
         "vLLM, on GPUs (extra vllm) or CPUs (extra cpu)",
         needs="vllm",
         extra="vllm",
+        transports=("grpc", "http"),
+    ),
+    EngineInfo(
+        "command",
+        "ray_serve_cai.engines.command.CommandEngine",
+        "any program with an OpenAI-compatible server",
+        transports=("http",),
     ),
     EngineInfo(
         "echo",
@@ -64,8 +77,23 @@ class EngineRegistry:
         self.default = default
         self._rows: dict[str, EngineInfo] = {}
 
-    def register(self, info: EngineInfo) -> None:
+    def register(self, info: EngineInfo | type[LLMEngine], name: str = "") -> None:
+        """Make an engine known: a row, or a class under `name` (by default the class's own).
+
+        Raises `EngineError` (CAI-ENGINE-004) for a class whose methods do not fit; that of a row
+        is looked at when it is loaded.
+        """
+        if not isinstance(info, EngineInfo):
+            path = f"{info.__module__}:{info.__qualname__}"
+            check_class(info, path)
+            summary = (info.__doc__ or "").strip().split("\n")[0]
+            info = EngineInfo(name or info.__name__, path, summary)
         self._rows[info.name] = info
+
+    def pick(self, *names: str | None) -> EngineInfo:
+        """The row of the first name that is given, from the most explicit one on; else that of
+        the default. Raises as `get`."""
+        return self.get(next((name for name in names if name), self.default))
 
     def unregister(self, name: str) -> None:
         self._rows.pop(name, None)
@@ -105,12 +133,19 @@ def get_registry() -> EngineRegistry:
     return registry
 
 
-def register_engine(info: EngineInfo) -> None:
-    get_registry().register(info)
+def register_engine(info: EngineInfo | type[LLMEngine], name: str = "") -> None:
+    """`EngineRegistry.register` of the process's registry."""
+    get_registry().register(info, name)
+
+
+def check_class(kind: object, path: str) -> None:
+    """Raise `EngineError` (CAI-ENGINE-004) unless `kind` can be driven as an engine."""
+    faults = signature_faults(kind)
+    if faults:
+        raise EngineError("CAI-ENGINE-004", f'"{path}" is no engine: {"; ".join(faults)}')
 
 
 def _engine_class(path: str) -> type[LLMEngine]:
     found = resolve(path)
-    if not (isinstance(found, type) and issubclass(found, LLMEngine)):
-        raise EngineError("CAI-ENGINE-001", f'"{path}" is not a subclass of LLMEngine')
-    return found
+    check_class(found, path)
+    return cast(type[LLMEngine], found)

@@ -1,14 +1,12 @@
-"""Talking to the server that a vLLM engine runs: readiness, health, load, generation."""
+"""Talking to the gRPC server that a vLLM engine runs: readiness, health, load, generation."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
-import httpx
 from smg_grpc_proto import vllm_engine_pb2 as pb
 from smg_grpc_proto import vllm_engine_pb2_grpc as pb_grpc
 
@@ -29,7 +27,6 @@ _CHANNEL_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
 )
-_GAUGE = re.compile(r"^vllm:num_requests_(running|waiting)\{[^}]*\} ([0-9.e+]+)$", re.MULTILINE)
 
 
 class GrpcFront:
@@ -107,58 +104,6 @@ class GrpcFront:
 
     async def close(self) -> None:
         await self._channel.close()
-
-
-class HttpFront:
-    """vLLM's OpenAI server."""
-
-    def __init__(self, host: str, port: int, api_keys: tuple[str, ...]) -> None:
-        headers = {"Authorization": f"Bearer {api_keys[0]}"} if api_keys else {}
-        # Replicas talk to addresses of the cluster; a proxy from the environment is not for them.
-        self._client = httpx.AsyncClient(
-            base_url=f"http://{host}:{port}",
-            headers=headers,
-            timeout=CALL_SECONDS,
-            trust_env=False,
-        )
-
-    async def answers(self) -> bool:
-        try:
-            return (await self._client.get("/health")).status_code == httpx.codes.OK
-        except httpx.HTTPError:
-            return False
-
-    async def health(self) -> None:
-        (await self._client.get("/health")).raise_for_status()
-
-    async def probe(self) -> None:
-        """One token, or one embedding; raises what the server says."""
-        model = (await self._client.get("/v1/models")).raise_for_status().json()["data"][0]["id"]
-        body = {"model": model, "prompt": "Hello", "max_tokens": 1}
-        reply = await self._client.post("/v1/completions", json=body, timeout=PROBE_SECONDS)
-        if reply.status_code in (httpx.codes.NOT_FOUND, httpx.codes.BAD_REQUEST):
-            # vLLM has no completions route for a model that does not generate.
-            body = {"model": model, "input": "Hello"}
-            reply = await self._client.post("/v1/embeddings", json=body, timeout=PROBE_SECONDS)
-        reply.raise_for_status()
-
-    async def config(self, endpoint: str) -> EngineConfig:
-        card = (await self._client.get("/v1/models")).raise_for_status().json()["data"][0]
-        return EngineConfig(
-            model=card.get("root") or card["id"],
-            served_model_name=card["id"],
-            context_length=card.get("max_model_len"),
-            endpoint=endpoint,
-        )
-
-    async def load(self) -> EngineLoad | None:
-        counts: dict[str, int] = {}
-        for kind, value in _GAUGE.findall((await self._client.get("/metrics")).text):
-            counts[kind] = counts.get(kind, 0) + int(float(value))
-        return EngineLoad(counts["running"], counts["waiting"]) if len(counts) == 2 else None
-
-    async def close(self) -> None:
-        await self._client.aclose()
 
 
 def _generate_request(request: PreprocessedRequest) -> Any:

@@ -21,7 +21,8 @@ from ray_serve_cai.engines.base import (
     LLMEngineOutput,
     PreprocessedRequest,
 )
-from ray_serve_cai.engines.vllm_client import GrpcFront, HttpFront
+from ray_serve_cai.engines.http_front import HttpFront
+from ray_serve_cai.engines.vllm_client import GrpcFront
 from ray_serve_cai.engines.vllm_config import command_line
 from ray_serve_cai.errors import EngineError
 
@@ -39,6 +40,7 @@ DEFAULT_ENV = {
     # In GiB, on CPUs only: vLLM would otherwise ask for most of the machine's memory.
     "VLLM_CPU_KVCACHE_SPACE": "1",
 }
+GAUGES = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 
 
 class VLLMEngine(LLMEngine):
@@ -70,7 +72,7 @@ class VLLMEngine(LLMEngine):
             self._front = GrpcFront(where.host, where.port)
             self._server = asyncio.create_task(_serve_grpc(self._parse_grpc(where)))
         else:
-            self._front = HttpFront(where.host, where.port, where.api_keys)
+            self._front = HttpFront(where.host, where.port, where.api_keys, gauges=GAUGES)
             self._server = asyncio.create_task(_serve_http(self._parse_http(where)))
         await self._ready(self._front)
         return await self._front.config(f"{where.transport}://{where.host}:{where.port}")

@@ -7,6 +7,7 @@ import ray
 from ray_serve_cai.callbacks.check import require_callbacks
 from ray_serve_cai.cluster.ray_session import alive_nodes
 from ray_serve_cai.cluster.state import ClusterState
+from ray_serve_cai.engines import command
 from ray_serve_cai.engines.registry import get_registry
 from ray_serve_cai.engines.vllm_config import check_args, choose_transport
 from ray_serve_cai.errors import EngineError
@@ -14,6 +15,11 @@ from ray_serve_cai.plan.model import NodeRoom, Transport
 from ray_serve_cai.spec import Document
 from ray_serve_cai.storage.source import check_folder, local_folder
 from ray_serve_cai.storage.stores import check_scheme
+
+WHY: dict[Transport, str] = {
+    "grpc": "the engine is served by cai's own gRPC servicer",
+    "http": "the engine has an OpenAI server of its own",
+}
 
 
 def node_rooms(state: ClusterState) -> list[NodeRoom]:
@@ -50,6 +56,8 @@ def check(document: Document) -> None:
     transport = next(iter(transports(document)))
     if spec.engine.type == "vllm":
         check_args(spec.engine.args, transport=transport)
+    if spec.engine.type == "command":
+        command.check_args(spec.engine.args)
 
 
 def transports(document: Document) -> dict[Transport, str]:
@@ -57,9 +65,12 @@ def transports(document: Document) -> dict[Transport, str]:
     spec = document.model
     wanted = spec.engine.transport
     if spec.engine.type != "vllm":
-        if wanted == "http":
+        possible = get_registry().get(spec.engine.type).transports
+        if wanted not in ("auto", *possible):
             raise EngineError(
-                "CAI-ENGINE-003", f'the engine "{spec.engine.type}" has no HTTP server of its own'
+                "CAI-ENGINE-003",
+                f'the engine "{spec.engine.type}" has no {wanted} transport; '
+                f"it has {', '.join(possible)}",
             )
-        return {"grpc": "the engine is served by cai's own gRPC servicer"}
+        return {possible[0]: WHY[possible[0]]}
     return choose_transport(wanted, spec.engine.args)

@@ -28,6 +28,8 @@ TAIL_LINES = 12
 LINE_BYTES = 16 * 2**20
 # `(EngineCore pid=7) ERROR 11-21 12:26:18 [core.py:948] ValueError: no room`
 _EXCEPTION = re.compile(r"^\([\w-]+ pid=\d+\) ERROR .*?\] (\w*(?:Error|Exception): .*)$")
+# The end of a traceback that is not of this package.
+_LAST_WORDS = re.compile(r"^(?!ray_serve_cai\.)[A-Za-z_][\w.]*(?:Error|Exception)\b.*$")
 
 
 class HostProcess:
@@ -160,7 +162,7 @@ class HostProcess:
         elif kind == "ready" and not self._ready.done():
             self._ready.set_result(event["config"])
         elif kind == "failed" and not self._ready.done():
-            cause = _cause_in_log(self.log_path)
+            cause = _cause_in_log(self.log_path, event["code"])
             self._fail(event["code"], f"{event['message']}{cause}")
 
     async def _prepare_others(self, wish: dict[str, Any]) -> None:
@@ -199,13 +201,16 @@ def _tail(path: str) -> str:
     return "\n".join(lines[-TAIL_LINES:])
 
 
-def _cause_in_log(path: str) -> str:
+def _cause_in_log(path: str, code: str) -> str:
     """The first exception of the engine's own processes: it never reaches the front's error, and
-    those that follow are mostly its consequences."""
-    for line in Path(path).read_text(errors="replace").splitlines():
+    those that follow are mostly its consequences. Of a program that ended, its last one."""
+    lines = Path(path).read_text(errors="replace").splitlines()
+    for line in lines:
         if found := _EXCEPTION.search(line):
             return f"\n{found[1]}\nlog: {path}"
-    return f"\nlog: {path}"
+    ended = code == "CAI-ENGINE-005"
+    died_of = [line for line in lines if ended and _LAST_WORDS.match(line)]
+    return "".join(f"\n{line}" for line in [*died_of[-1:], f"log: {path}"])
 
 
 def _status(status: int) -> str:

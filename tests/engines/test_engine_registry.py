@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from ray_serve_cai.engines.base import EngineConfig
 from ray_serve_cai.engines.echo import EchoEngine
 from ray_serve_cai.engines.registry import (
     BUILT_IN,
@@ -53,12 +54,12 @@ def test_unknown(registry: EngineRegistry) -> None:
         registry.get("vlm")
     assert caught.value.code == "CAI-ENGINE-001"
     assert caught.value.message == (
-        'there is no engine "vlm" (known: echo, vllm); did you mean "vllm"?'
+        'there is no engine "vlm" (known: command, echo, vllm); did you mean "vllm"?'
     )
 
 
 def test_unknown_and_near_to_nothing(registry: EngineRegistry) -> None:
-    with pytest.raises(EngineError, match=r"\(known: echo, vllm\)$"):
+    with pytest.raises(EngineError, match=r"\(known: command, echo, vllm\)$"):
         registry.get("tensorrt")
 
 
@@ -70,7 +71,27 @@ def test_dotted_path(registry: EngineRegistry, path: str) -> None:
 def test_dotted_path_to_no_engine(registry: EngineRegistry) -> None:
     with pytest.raises(EngineError, match="not a subclass of LLMEngine") as caught:
         registry.get("pathlib.Path").load()
-    assert caught.value.code == "CAI-ENGINE-001"
+    assert caught.value.code == "CAI-ENGINE-004"
+
+
+def test_signatures_are_checked_when_a_class_is_registered(registry: EngineRegistry) -> None:
+    class NoId(EchoEngine):
+        async def start(self) -> EngineConfig:  # type: ignore[override]
+            return EngineConfig("m")
+
+    with pytest.raises(EngineError, match=r"NoId.start must take \(self, worker_id\)") as caught:
+        registry.register(NoId)
+    assert caught.value.code == "CAI-ENGINE-004"
+    assert not registry.is_registered("NoId")
+    registry.register(EchoEngine, "mine")
+    assert registry.get("mine").load() is EchoEngine
+
+
+def test_the_most_explicit_name_is_picked(registry: EngineRegistry) -> None:
+    assert registry.pick(None, "echo", "vllm").name == "echo"
+    assert registry.pick(None, None).name == "vllm"
+    registry.default = "echo"
+    assert registry.pick(None, "").name == "echo"
 
 
 def test_dotted_path_to_nothing(registry: EngineRegistry) -> None:

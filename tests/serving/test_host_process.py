@@ -18,7 +18,7 @@ import pytest
 from support import until
 
 from ray_serve_cai.errors import CaiError
-from ray_serve_cai.serving.host_process import HostProcess
+from ray_serve_cai.serving.host_process import HostProcess, _cause_in_log
 from ray_serve_cai.serving.job import ReplicaJob
 
 CHILDREN_ENGINE = '''
@@ -258,3 +258,19 @@ class TestDeath:
         parent.kill()
         parent.wait()
         until(lambda: gone(host), 10, "the end of the host")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("CAI-ENGINE-005", "\nmodule.NotThereError: No metadata\nlog: {}"),
+        ("CAI-MODEL-002", "\nlog: {}"),
+    ],
+)
+def test_what_a_program_died_of(code: str, said: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(
+        "ValueError: earlier\n  File x\nmodule.NotThereError: No metadata\nGoodbye\n"
+        "ray_serve_cai.errors.EngineError: the command ended with status 1\n"
+    )
+    assert _cause_in_log(str(log), code) == said.format(log)
