@@ -349,7 +349,7 @@ class TestWrongInput:
                 2,
                 'did you mean "max_model_len"',
             ),
-            ({"engine": {"type": "echo", "transport": "http"}}, "CAI-ENGINE-003", 1, "no http transport"),
+            ({"engine": {"type": "echo", "transport": "http"}}, "CAI-ENGINE-003", 1, "no http"),
         ],
     )
     def test_model(
