@@ -134,7 +134,8 @@ def device_name() -> str:
         if names.returncode == 0:
             return ", ".join(sorted(set(names.stdout.splitlines())))
         # Of all GPUs, where the variable names them in another way than the tool.
-        names = subprocess.run([tool, *query[len(which) + 1 :]], capture_output=True, text=True)
+        anyhow = [tool, *query[len(which) + 1 :]]
+        names = subprocess.run(anyhow, capture_output=True, text=True, timeout=30)
         return f"{', '.join(sorted(set(names.stdout.splitlines())))}; visible {visible}"
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     told = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
