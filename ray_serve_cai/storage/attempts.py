@@ -10,7 +10,7 @@ from typing import TypeVar
 import tenacity
 
 from ray_serve_cai.errors import StorageError
-from ray_serve_cai.storage.stores import storage_error
+from ray_serve_cai.storage.stores import is_refused, storage_error
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Stopped(Exception):
 
 def judged(what: str, error: Exception) -> Exception:
     """What a store's library raised for `what`: a `StorageError` for good, or `Broken`."""
-    final = isinstance(error, (PermissionError, FileNotFoundError, StorageError))
+    final = is_refused(error) or isinstance(error, (FileNotFoundError, StorageError))
     final = final or type(error).__name__.startswith(_CREDENTIALS)
     if final or "CERTIFICATE_VERIFY_FAILED" in str(error):
         return storage_error(what, error)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from ray_serve_cai.storage.attempts import judged, retried
 from ray_serve_cai.storage.listing import Remote, remote_of
 from ray_serve_cai.storage.stores import Store
+from ray_serve_cai.storage.sums import CRC32C, ETAG, MD5, SHA256, Sum, crcs, git_of
 
 log = logging.getLogger(__name__)
 
-_BLOCK_BYTES = 2**20
+# An MD5 takes ten times as long as a CRC. Of objects larger than this S3 is asked for one: that
+# takes as long as the MD5 of this much.
+ASK_BYTES = 16 * 2**20
 
 
 def differs(store: Store, remote: Remote, file: Path) -> str | None:
@@ -42,17 +43,17 @@ def is_same(store: Store, remote: Remote, file: Path) -> bool:
 
 def md5_of(file: Path) -> str:
     """The MD5 of a file's content, as hex."""
-    return _hashed(hashlib.md5(usedforsecurity=False), file)
+    return MD5.of(file)
 
 
 def _compared(store: Store, remote: Remote, file: Path) -> Literal[True] | str:
     """True when a checksum fits, else what is wrong; empty text when there is none to compare."""
     kind, wanted = remote.checksum
     if kind == "etag":
-        return _compared_with_etag(store, remote, file)
+        return _compared_with_s3(store, remote, file)
     if kind not in _SUMS:
         return ""
-    found = _SUMS[kind](file, remote.size)
+    found = _SUMS[kind](file)
     return True if found == wanted else f"its {kind} is {found} instead of {wanted}"
 
 
@@ -69,25 +70,47 @@ def _has_changed(store: Store, remote: Remote) -> bool:
     return now is None or (now.size, now.version) != (remote.size, remote.version)
 
 
+def _compared_with_s3(store: Store, remote: Remote, file: Path) -> Literal[True] | str:
+    """S3 keeps the checksum that an object was sent with, if any, and of newer objects one of its
+    own (https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html)."""
+    if remote.size > ASK_BYTES:
+        head = _head(store, remote, ChecksumMode="ENABLED")
+        for kind in crcs():
+            wanted = str(head.get(f"Checksum{kind.name}") or "")
+            if wanted and (found := _compared_with(kind, wanted, store, remote, file)):
+                return found
+    return _compared_with_etag(store, remote, file)
+
+
 def _compared_with_etag(store: Store, remote: Remote, file: Path) -> Literal[True] | str:
     """An ETag of S3 is the content's MD5, or the MD5 of its parts' MD5s, unless the object is
     encrypted with a key of the customer's or of KMS
     (https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html)."""
     etag = remote.checksum[1]
-    digest, _, count = etag.partition("-")
+    if len(etag.split("-")[0]) != 32:
+        return ""
+    found = _compared_with(ETAG, etag, store, remote, file)
+    return "" if found is not True and found and _is_encrypted(store, remote) else found
+
+
+def _compared_with(
+    kind: Sum, wanted: str, store: Store, remote: Remote, file: Path
+) -> Literal[True] | str:
+    """With a sum of the whole, or with that of the sums of as many parts as it ends with."""
+    _, dash, count = wanted.partition("-")
     parts = int(count) if count.isdecimal() else 0
-    if len(digest) != 32 or (count and not parts):
+    if dash and not parts:
         return ""
     part = _part_bytes(store, remote, parts) if parts else None
     if parts and part is None:
-        log.debug("%s: its ETag cannot be computed here", remote.path)
+        log.debug("%s: its %s cannot be computed here", remote.path, kind.name)
         return ""
-    found = f"{_md5_of_parts(file, part)}-{parts}" if part else md5_of(file)
-    if found == etag:
+    found = f"{kind.of_parts(file, part)}-{parts}" if part else kind.of(file)
+    if found == wanted:
         return True
-    if _is_encrypted(store, remote) or (part and not _are_even(store, remote, part, parts)):
+    if part and not _are_even(store, remote, part, parts):
         return ""
-    return f"its ETag is {found} instead of {etag}"
+    return f"its {kind.name} is {found} instead of {wanted}"
 
 
 def _part_bytes(store: Store, remote: Remote, parts: int) -> int | None:
@@ -123,50 +146,9 @@ def _head(store: Store, remote: Remote, **more: Any) -> dict[str, Any]:
     return retried(remote.path, ask)
 
 
-def _md5_of_parts(file: Path, part: int) -> str:
-    sums = hashlib.md5(usedforsecurity=False)
-    with file.open("rb") as content:
-        while block := content.read(min(part, _BLOCK_BYTES)):
-            one = hashlib.md5(block, usedforsecurity=False)
-            left = part - len(block)
-            while left and (block := content.read(min(left, _BLOCK_BYTES))):
-                one.update(block)
-                left -= len(block)
-            sums.update(one.digest())
-    return sums.hexdigest()
-
-
-def _hashed(sums: Any, file: Path) -> str:
-    for block in _blocks(file):
-        sums.update(block)
-    return str(sums.hexdigest())
-
-
-def _git(file: Path, size: int) -> str:
-    return _hashed(hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False), file)
-
-
-def _crc32c(file: Path, _: int) -> str:
-    # Comes with gcsfs, and only its stores have this checksum.
-    import google_crc32c
-
-    sums = google_crc32c.Checksum()
-    for block in _blocks(file):
-        sums.update(bytes(block))
-    return base64.b64encode(sums.digest()).decode()
-
-
-def _blocks(file: Path) -> Iterator[memoryview]:
-    buffer = bytearray(_BLOCK_BYTES)
-    view = memoryview(buffer)
-    with file.open("rb", buffering=0) as content:
-        while count := content.readinto(buffer):
-            yield view[:count]
-
-
-_SUMS: dict[str, Callable[[Path, int], str]] = {
-    "md5": lambda file, _: md5_of(file),
-    "sha256": lambda file, _: _hashed(hashlib.sha256(), file),
-    "git": _git,
-    "crc32c": _crc32c,
+_SUMS: dict[str, Callable[[Path], str]] = {
+    "md5": MD5.of,
+    "sha256": SHA256.of,
+    "git": git_of,
+    "crc32c": CRC32C.of,
 }

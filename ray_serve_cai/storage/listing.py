@@ -36,11 +36,8 @@ class Remote:
 
 @dataclass(frozen=True)
 class Listing:
-    """`single`: the URL names one object and no folder."""
-
     store: Store
     files: tuple[Remote, ...]
-    single: bool = False
 
     @property
     def size(self) -> int:
@@ -69,7 +66,7 @@ def list_store(store: Store, include: Sequence[str] = (), exclude: Sequence[str]
     for each in files:
         _check_name(store, each.name)
     _check_tree(store, files)
-    return Listing(store, tuple(files), single)
+    return Listing(store, tuple(files))
 
 
 def remote_of(

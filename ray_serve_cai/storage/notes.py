@@ -2,7 +2,8 @@
 
 Both live in `.cai` inside the folder, with the lock and the parts of files that are being written.
 The journal is a line for each step, so that a process that is killed at any moment leaves what the
-next one needs. It survives the death of processes, not of the machine: for that the checksums are.
+next one needs; lines about small files are written together, for 8 MiB of files at most. It
+survives the death of processes, not of the machine: for that the checksums are.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,6 +23,7 @@ from ray_serve_cai.storage.listing import NOTES, Remote
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
+_WAITING_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Entry:
     def is_intact(self, folder: Path) -> bool:
         """Whether the file is still what was verified."""
         try:
-            found = (folder / self.name).stat()
+            found = os.stat(os.path.join(folder, self.name))
         except OSError:
             return False
         return (found.st_size, found.st_mtime_ns) == (self.size, self.modified)
@@ -73,7 +75,8 @@ class Manifest:
             return None
 
     def text(self) -> str:
-        return json.dumps({"format": _FORMAT, **asdict(self)}, indent=1)
+        # Without indentation: only so does the compiled encoder make it.
+        return json.dumps({"format": _FORMAT, **vars(self), "files": list(map(vars, self.files))})
 
     def write(self, folder: Path) -> None:
         path = folder / NOTES / MANIFEST
@@ -103,6 +106,8 @@ class Journal:
     pieces: dict[str, set[int]] = field(default_factory=dict)
     files: dict[str, Entry] = field(default_factory=dict)
     _lines: TextIO | None = None
+    # Bytes of files whose lines are not written yet.
+    _waiting: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -124,13 +129,14 @@ class Journal:
             path.unlink(missing_ok=True)
             self.pieces = {}
         is_cut = path.is_file() and not path.read_bytes().endswith(b"\n")
-        self._lines = path.open("a", buffering=1)
+        self._lines = path.open("a")
         if is_cut:
             self._lines.write("\n")
         self.url = url
         self._line({"url": url})
         for entry in self.files.values():
             self._line({"file": vars(entry)})
+        self._flush()
         (self.folder / NOTES / MANIFEST).unlink(missing_ok=True)
 
     def part_begun(self, part: str) -> None:
@@ -138,16 +144,21 @@ class Journal:
         with self._lock:
             self.pieces[part] = set()
             self._line({"part": part})
+            self._flush()
 
     def piece_done(self, part: str, piece: int) -> None:
         with self._lock:
             self.pieces.setdefault(part, set()).add(piece)
             self._line({"part": part, "piece": piece, "bytes": self.piece_bytes})
+            self._flush()
 
     def file_done(self, entry: Entry) -> None:
         with self._lock:
             self.files[entry.name] = entry
             self._line({"file": vars(entry)})
+            self._waiting += entry.size
+            if self._waiting >= _WAITING_BYTES:
+                self._flush()
 
     def close(self) -> None:
         if self._lines is not None:
@@ -184,6 +195,11 @@ class Journal:
     def _line(self, data: dict[str, Any]) -> None:
         assert self._lines is not None
         self._lines.write(json.dumps(data) + "\n")
+
+    def _flush(self) -> None:
+        assert self._lines is not None
+        self._lines.flush()
+        self._waiting = 0
 
 
 def part_name(remote: Remote) -> str:

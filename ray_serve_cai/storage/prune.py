@@ -13,9 +13,13 @@ from filelock import FileLock, Timeout
 from ray_serve_cai.storage.disk import disk_error
 from ray_serve_cai.storage.listing import NOTES
 from ray_serve_cai.storage.notes import MANIFEST, Manifest
-from ray_serve_cai.storage.source import cache_folder, copy_folder
-
-_HUB_PREFIX = "models--"
+from ray_serve_cai.storage.source import (
+    HUB_PREFIX,
+    cache_folder,
+    copy_folder,
+    hub_folder,
+    hub_lock,
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ def copies() -> list[Copy]:
 def unused(sources: Collection[str]) -> list[Copy]:
     """The copies that none of `sources` (URLs, and hub ids with or without revision) needs."""
     kept = {copy_folder(source.rstrip("/")) for source in sources if "://" in source}
-    kept |= {_hub_folder(source) for source in sources if "://" not in source}
+    kept |= {hub_folder(source) for source in sources if "://" not in source}
     return [copy for copy in copies() if copy.folder not in kept]
 
 
@@ -47,7 +51,8 @@ def remove(copy: Copy) -> bool:
     """
     try:
         if copy.folder.parent == _hub():
-            shutil.rmtree(copy.folder)
+            with hub_lock(copy.folder).acquire(timeout=0):
+                shutil.rmtree(copy.folder)
             return True
         with FileLock(copy.folder / NOTES / "lock", timeout=0):
             # First, so that half of it is never taken for the whole.
@@ -71,7 +76,7 @@ def _of_stores() -> list[Copy]:
 
 
 def _of_hub() -> list[Copy]:
-    folders = sorted(_hub().glob(f"{_HUB_PREFIX}*"))
+    folders = sorted(_hub().glob(f"{HUB_PREFIX}*"))
     return [Copy(folder, _hub_id(folder), _size(folder)) for folder in folders]
 
 
@@ -79,13 +84,8 @@ def _hub() -> Path:
     return cache_folder() / "hub"
 
 
-def _hub_folder(source: str) -> Path:
-    """Where huggingface_hub keeps a repository."""
-    return _hub() / f"{_HUB_PREFIX}{source.split('@')[0].replace('/', '--')}"
-
-
 def _hub_id(folder: Path) -> str:
-    return folder.name.removeprefix(_HUB_PREFIX).replace("--", "/", 1)
+    return folder.name.removeprefix(HUB_PREFIX).replace("--", "/", 1)
 
 
 def _remove_content(folder: Path) -> None:

@@ -1,22 +1,25 @@
 """URLs of S3 objects that can be read without further credentials, for an hour.
 
-s3fs signs a first one, which shows the form of the bucket's URLs. botocore signs the others
-directly: through s3fs and its event loop each takes half a millisecond, in one thread for all.
+s3fs signs a first one, which shows the form of the bucket's URLs, and its query is that of all the
+others but for the signature, which is made here: botocore takes 80 microseconds for it, as much as
+the request, and through s3fs it is half a millisecond, in one thread for all.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import threading
 import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
-from botocore.auth import S3SigV4QueryAuth
-from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
 
 SIGNED_SECONDS = 3600
+_ALGORITHM = "AWS4-HMAC-SHA256"
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 # Credentials of a role are replaced from time to time.
 _FRESH_SECONDS = 300.0
 
@@ -42,22 +45,29 @@ class Signer:
 
 @dataclass(frozen=True)
 class _Form:
-    """What the URLs of a bucket have in common. Without credentials they are not signed."""
+    """What the URLs of a bucket have in common. Without a key they are not signed."""
 
+    server: str
+    host: str
+    # Of the URLs' paths, before an object's name.
     prefix: str
     bucket: str
-    region: str
-    credentials: ReadOnlyCredentials | None
+    query: str
+    scope: str
+    key: bytes
 
     def url(self, path: str) -> str:
-        plain = self.prefix + _quoted(path.removeprefix(f"{self.bucket}/"))
-        if self.credentials is None:
-            return plain
-        request = AWSRequest(method="GET", url=plain)
-        S3SigV4QueryAuth(self.credentials, "s3", self.region, expires=SIGNED_SECONDS).add_auth(
-            request
-        )
-        return str(request.url)
+        name = self.prefix + _quoted(path.removeprefix(f"{self.bucket}/"))
+        if not self.key:
+            return self.server + name
+        return f"{self.server}{name}?{self.query}&X-Amz-Signature={self.signature(name)}"
+
+    def signature(self, name: str) -> str:
+        """Signature version 4 of a GET of a path
+        (https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html)."""
+        asked = f"GET\n{name}\n{self.query}\nhost:{self.host}\n\nhost\nUNSIGNED-PAYLOAD"
+        text = f"{self.scope}\n{hashlib.sha256(asked.encode()).hexdigest()}"
+        return hmac.digest(self.key, text.encode(), "sha256").hex()
 
 
 def _form(system: Any, path: str) -> _Form | None:
@@ -66,17 +76,38 @@ def _form(system: Any, path: str) -> _Form | None:
     example = urlsplit(system.sign(path, expiration=SIGNED_SECONDS))
     if not example.path.endswith(_quoted(name)):
         return None
-    prefix = f"{example.scheme}://{example.netloc}{example.path.removesuffix(_quoted(name))}"
+    prefix = example.path.removesuffix(_quoted(name))
     if not example.query:
-        return _Form(prefix, bucket, "", None)
-    query = parse_qs(example.query)
-    if query.get("X-Amz-Algorithm") != ["AWS4-HMAC-SHA256"]:
-        return None
-    who, _, region, *_ = query["X-Amz-Credential"][0].split("/")
+        return _Form(_server(example), example.netloc, prefix, bucket, "", "", b"")
     credentials = _credentials(system)
-    if credentials is None or credentials.access_key != who:
+    if credentials is None:
         return None
-    return _Form(prefix, bucket, region, credentials)
+    return _signed_form(example, prefix, bucket, credentials)
+
+
+def _signed_form(
+    example: SplitResult, prefix: str, bucket: str, credentials: ReadOnlyCredentials
+) -> _Form | None:
+    query = dict(parse_qsl(example.query))
+    signature = query.pop("X-Amz-Signature", "")
+    if query.get("X-Amz-Algorithm") != _ALGORITHM:
+        return None
+    scope = query["X-Amz-Credential"].removeprefix(f"{credentials.access_key}/")
+    key = f"AWS4{credentials.secret_key}".encode()
+    for part in scope.split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    words = "&".join(f"{name}={quote(query[name], safe='~')}" for name in sorted(query))
+    form = _Form(
+        server=_server(example),
+        host=example.netloc.removesuffix(_DEFAULT_PORTS.get(example.scheme, "")),
+        prefix=prefix,
+        bucket=bucket,
+        query=words,
+        scope="\n".join((_ALGORITHM, query["X-Amz-Date"], scope)),
+        key=key,
+    )
+    # Of the same example, or this is not how it is done.
+    return form if form.signature(example.path) == signature else None
 
 
 def _credentials(system: Any) -> ReadOnlyCredentials | None:
@@ -90,6 +121,10 @@ def _credentials(system: Any) -> ReadOnlyCredentials | None:
 
     it = sync(system.loop, frozen)
     return ReadOnlyCredentials(it.access_key, it.secret_key, it.token) if it else None
+
+
+def _server(url: SplitResult) -> str:
+    return f"{url.scheme}://{url.netloc}"
 
 
 def _quoted(name: str) -> str:

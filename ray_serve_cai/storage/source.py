@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -10,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from ray_serve_cai.errors import StorageError
 from ray_serve_cai.storage.watch import Watch
 
@@ -17,6 +20,7 @@ log = logging.getLogger(__name__)
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.gguf")
 BUILT_IN_PREFIX = "builtin:"
+HUB_PREFIX = "models--"
 
 
 def fetch(
@@ -80,6 +84,18 @@ def copy_folder(url: str) -> Path:
     return cache_folder() / "models" / f"{words[-80:]}-{digest}"
 
 
+def hub_folder(source: str) -> Path:
+    """Where huggingface_hub keeps the repository of a hub id, with or without revision."""
+    return cache_folder() / "hub" / f"{HUB_PREFIX}{source.split('@')[0].replace('/', '--')}"
+
+
+def hub_lock(folder: Path) -> FileLock:
+    """Held while a repository's folder is filled or removed. Raises OSError."""
+    locks = folder.parent / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / f"{folder.name}.cai")
+
+
 def _from_store(
     url: str, exclude: Sequence[str], options: Mapping[str, Any] | None, watch: Watch | None
 ) -> Path:
@@ -110,14 +126,18 @@ def _from_hub(source: str, exclude: Sequence[str]) -> Path:
 
     repository, _, revision = source.partition("@")
     try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                repository,
-                revision=revision or None,
-                cache_dir=cache_folder() / "hub",
-                ignore_patterns=list(exclude) or None,
+        with contextlib.ExitStack() as held:
+            # A cache that cannot be written to is not pruned either.
+            with contextlib.suppress(OSError):
+                held.enter_context(hub_lock(hub_folder(source)))
+            return Path(
+                huggingface_hub.snapshot_download(
+                    repository,
+                    revision=revision or None,
+                    cache_dir=cache_folder() / "hub",
+                    ignore_patterns=list(exclude) or None,
+                )
             )
-        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise StorageError("CAI-STORAGE-002", f"{source}: {_first_line(error)}") from error
 

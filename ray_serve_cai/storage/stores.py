@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from ray_serve_cai.errors import StorageError
+from ray_serve_cai.storage.libraries import be_silent, options_of, settle
 
 # Scheme: fsspec's own name for it, the module that reads it, the extra that brings the module.
 SCHEMES: Mapping[str, tuple[str, str | None, str | None]] = {
@@ -44,35 +44,26 @@ def open_store(url: str, options: Mapping[str, Any] | None = None, tries: int = 
     """The store at `url`, a path or a URL of one of `SCHEMES`.
 
     `options` are those of the fsspec filesystem (`key`, `endpoint_url`, `anon`, …); what they do
-    not say the store's own library finds (environment, profiles, instance roles). The library of
-    S3 makes a request `tries` times; those of others cannot be told. Raises `StorageError`
-    (CAI-STORAGE-002) for an unknown scheme, a missing package, or options that the package does
-    not take.
+    not say the store's own library finds (environment, profiles, instance roles). It makes a
+    request `tries` times. Raises `StorageError` (CAI-STORAGE-002) for an unknown scheme, a missing
+    package, or options that the package does not take.
     """
     check_scheme(url)
+    be_silent()
     import fsspec
 
     scheme = scheme_of(url)
     own_name = SCHEMES[scheme][0]
     plain = os.path.expanduser(url) if scheme == "file" else url
     named = re.sub(r"^\w+(?=://)", own_name, plain)
-    # Others write to stores while this process lives.
-    given: dict[str, Any] = {
-        "skip_instance_cache": True,
-        "use_listings_cache": False,
-        **(options or {}),
-    }
-    if scheme == "s3":
-        own = {"retries": {"total_max_attempts": tries}, "signature_version": "s3v4"}
-        given["config_kwargs"] = {**own, **given.get("config_kwargs", {})}
+    # Others write to stores while this process lives, so nothing of them is remembered.
+    given = options_of(scheme, options or {}, tries)
     try:
         system, root = fsspec.core.url_to_fs(named, **given)
     except Exception as error:
         # Each package has exceptions of its own.
         raise storage_error(url, error) from error
-    if scheme == "s3":
-        # On top of the tries of botocore.
-        system.retries = 1
+    settle(system, scheme, tries)
     return Store(url, system, root.rstrip("/"))
 
 
@@ -107,17 +98,18 @@ def storage_error(what: str, error: BaseException) -> StorageError:
     said = scrub(lines[0])
     if isinstance(error, FileNotFoundError) or "NoSuch" in said:
         said = "there is nothing"
-    elif isinstance(error, PermissionError):
+    elif is_refused(error):
         said = f"access denied ({said})" if said else "access denied"
     kind = type(error).__name__
     return StorageError("CAI-STORAGE-002", f"{what}: {said or kind}")
 
 
+def is_refused(error: BaseException) -> bool:
+    """Whether the store denies access, for which gcsfs and adlfs have no type of their own."""
+    status = getattr(error, "status_code", None)
+    return isinstance(error, PermissionError) or status == 403 or str(error)[:9] == "Forbidden"
+
+
 def scrub(text: str) -> str:
     """Without signatures and keys."""
     return _SECRETS.sub("***", text)
-
-
-# These print signed URLs when they retry or debug.
-for _name in ("urllib3", "botocore", "aiobotocore", "s3fs", "azure", "gcsfs"):
-    logging.getLogger(_name).setLevel(logging.ERROR)

@@ -37,7 +37,7 @@ class Transfer:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._left: dict[str, int] = {}
-        self._folders: set[Path] = set()
+        self._folders: set[str] = set()
 
     def make(self) -> None:
         self._watch.plan(len(self._listing.files), self._listing.size)
@@ -109,6 +109,8 @@ class Transfer:
         return remote.size - sum(stop - start for start, stop in map(_span(remote), done))
 
     def _pieces_done(self, remote: Remote) -> set[int]:
+        if _piece_count(remote) == 1:
+            return set()
         path = part_path(self._folder, remote)
         there = path.is_file() and path.stat().st_size == remote.size
         return self._journal.pieces.get(part_name(remote), set()) if there else set()
@@ -141,7 +143,7 @@ class Transfer:
         left = [piece for piece in range(count) if piece not in done]
         self._left[remote.name] = len(left)
         if not left:
-            return [pool.submit(self._finish, remote)]
+            return [pool.submit(self._finish, remote, path)]
         return [pool.submit(self._piece, remote, piece) for piece in left]
 
     def _whole(self, remote: Remote) -> None:
@@ -150,10 +152,10 @@ class Transfer:
         if remote.size <= LITTLE_BYTES:
             self._little(remote)
             return
-        with part_path(self._folder, remote).open("wb") as file:
-            if remote.size:
-                self._read(remote, 0, remote.size, file.fileno())
-        self._finish(remote)
+        part = part_path(self._folder, remote)
+        with part.open("wb") as file:
+            self._read(remote, 0, remote.size, file.fileno())
+        self._finish(remote, part)
 
     def _little(self, remote: Remote) -> None:
         """As `_whole`, with the content in memory: of thousands of small files system calls take
@@ -163,21 +165,26 @@ class Transfer:
             read_range(self._reader, remote, 0, remote.size, data.extend, self._stop)
         self._watch.move(len(data))
         part = part_path(self._folder, remote)
-        part.write_bytes(data)
-        self._finish(remote, hashlib.md5(data, usedforsecurity=False).hexdigest())
+        file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            _write(file, memoryview(data), 0)
+        finally:
+            os.close(file)
+        self._finish(remote, part, hashlib.md5(data, usedforsecurity=False).hexdigest())
 
     def _piece(self, remote: Remote, piece: int) -> None:
         if self._stop.is_set():
             return
         start, stop = _span(remote)(piece)
-        with part_path(self._folder, remote).open("r+b") as file:
+        part = part_path(self._folder, remote)
+        with part.open("r+b") as file:
             self._read(remote, start, stop, file.fileno())
         self._journal.piece_done(part_name(remote), piece)
         with self._lock:
             self._left[remote.name] -= 1
             last = not self._left[remote.name]
         if last:
-            self._finish(remote)
+            self._finish(remote, part)
 
     def _read(self, remote: Remote, start: int, stop: int, file: int) -> None:
         at = start
@@ -186,31 +193,35 @@ class Transfer:
             nonlocal at
             if self._stop.is_set():
                 raise Stopped
-            view = memoryview(block)
-            while view:
-                written = os.pwrite(file, view, at)
-                at, view = at + written, view[written:]
+            _write(file, memoryview(block), at)
+            at += len(block)
             self._watch.move(len(block))
 
         read_range(self._reader, remote, start, stop, write, self._stop)
 
-    def _finish(self, remote: Remote, md5: str = "") -> None:
+    def _finish(self, remote: Remote, part: Path, md5: str = "") -> None:
         """Verify the part and put it in its place; `md5` of its content when that is known."""
-        part = part_path(self._folder, remote)
         known = bool(md5) and remote.checksum in (("etag", md5), ("md5", md5))
         if not known and (wrong := differs(self._listing.store, remote, part)):
             # From the start next time: nobody knows which bytes are wrong.
             part.unlink()
             raise StorageError("CAI-STORAGE-002", f"{remote.path}: {wrong}")
-        target = self._folder / remote.name
-        if target.parent not in self._folders:
+        target = os.path.join(self._folder, remote.name)
+        parent = os.path.dirname(target)
+        if parent not in self._folders:
             check_way(self._folder, remote.name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._folders.add(target.parent)
-        part.rename(target)
-        modified = target.stat().st_mtime_ns
+            os.makedirs(parent, exist_ok=True)
+            self._folders.add(parent)
+        os.rename(part, target)
+        modified = os.stat(target).st_mtime_ns
         self._journal.file_done(Entry(remote.name, remote.size, remote.version, modified))
         self._watch.finish_file()
+
+
+def _write(file: int, view: memoryview, at: int) -> None:
+    while view:
+        written = os.pwrite(file, view, at)
+        at, view = at + written, view[written:]
 
 
 def _reader(store: Store) -> Reader:

@@ -7,10 +7,13 @@ urllib3, and for large ones it saves a copy.
 from __future__ import annotations
 
 import http.client
+import io
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 from ray_serve_cai.errors import StorageError
@@ -18,6 +21,9 @@ from ray_serve_cai.storage.attempts import Broken
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
+# An answer of which less comes in this time has broken off, as one of which nothing comes.
+SLOW_SECONDS = 60.0
+SLOW_BYTES = 60 * 2**10
 _BUFFER_BYTES = 2**20
 
 
@@ -87,6 +93,7 @@ class Wire(threading.local):
             )
         else:
             made = http.client.HTTPConnection(server, timeout=CONNECT_SECONDS)
+        made.response_class = _Answer
         made.connect()
         made.sock.settimeout(READ_SECONDS)
         # For when it connects again by itself, after an answer with `Connection: close`.
@@ -97,3 +104,36 @@ class Wire(threading.local):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """One that a server cannot draw out for ever with a byte now and then."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.fp: io.BufferedReader = io.BufferedReader(_Paced(self.fp.detach()))
+
+
+class _Paced(io.RawIOBase):
+    """Raises `TimeoutError` once less than `SLOW_BYTES` came in `SLOW_SECONDS`."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+        self._since, self._came = time.monotonic(), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        count: int | None = self._raw.readinto(buffer)
+        self._came += count or 0
+        now = time.monotonic()
+        if now - self._since > SLOW_SECONDS:
+            if self._came < SLOW_BYTES:
+                raise TimeoutError(f"{self._came} bytes in {SLOW_SECONDS:.0f} s")
+            self._since, self._came = now, 0
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from botocore.loaders import create_loader
 from proxy import Proxy
 from servers import (
     AZURE_ACCOUNT,
@@ -24,6 +26,14 @@ from ray_serve_cai.storage import attempts
 
 # Read when gcsfs is imported; it would ask each bucket's kind by gRPC, which the emulator lacks.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_loader() -> Iterator[None]:
+    """botocore reads a mebibyte of JSON for each client, of which there are hundreds here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.session.create_loader", cache(create_loader))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +95,7 @@ def gs(google: str, monkeypatch: pytest.MonkeyPatch) -> Place:
     options = {"endpoint_url": google, "token": "anon"}
     bucket = fresh_name()
     gcsfs.GCSFileSystem(**options, skip_instance_cache=True).mkdir(bucket)
-    return Place(f"gs://{bucket}/m", options)
+    return Place(f"gs://{bucket}/m", options, google)
 
 
 @pytest.fixture(scope="session")
@@ -98,11 +108,23 @@ def azure_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def azure(azure_port: int) -> Place:
     from azure.storage.blob import BlobServiceClient
 
+    endpoint = f"http://127.0.0.1:{azure_port}"
     connection = (
         f"DefaultEndpointsProtocol=http;AccountName={AZURE_ACCOUNT};AccountKey={AZURE_KEY};"
-        f"BlobEndpoint=http://127.0.0.1:{azure_port}/{AZURE_ACCOUNT};"
+        f"BlobEndpoint={endpoint}/{AZURE_ACCOUNT};"
     )
     container = fresh_name()
     with BlobServiceClient.from_connection_string(connection) as client:
         client.create_container(container)
-    return Place(f"abfss://{container}/m", {"connection_string": connection})
+    return Place(f"abfss://{container}/m", {"connection_string": connection}, endpoint)
+
+
+@pytest.fixture(params=["gs", pytest.param("azure", marks=pytest.mark.azure)])
+def elsewhere(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Place, Proxy]]:
+    """A place in a store that is not S3, reached through the proxy."""
+    place: Place = request.getfixturevalue(request.param)
+    with Proxy(place.endpoint) as proxy:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", proxy.url)
+        yield place.behind(proxy.url), proxy

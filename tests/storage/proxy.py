@@ -18,6 +18,8 @@ from aiohttp import web
 FOR_EVER = 10**9
 _HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "server"})
 _NOT_PASSED_ON = frozenset({"transfer-encoding", "expect"})
+# In the queries of S3, Azure and Google.
+_LISTS = ("list-type=", "comp=list", "prefix=")
 _BLOCK_BYTES = 64 * 2**10
 
 
@@ -61,7 +63,7 @@ class Fault:
     lists: bool = False
 
     def takes(self, request: web.BaseRequest) -> bool:
-        is_list = "list-type" in request.query_string
+        is_list = any(word in request.query_string for word in _LISTS)
         fits = request.method == self.method and self.part in request.path
         if self.times < 1 or not fits or is_list != self.lists:
             return False
@@ -137,6 +139,8 @@ class Proxy:
     async def _sleep(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ending.wait(), seconds)
+            # Nobody waits for the rest.
+            raise asyncio.CancelledError
 
     async def _stop(self) -> None:
         self._ending.set()
@@ -161,7 +165,11 @@ class Proxy:
         if fault and fault.status:
             seen.status = fault.status
             return web.Response(status=fault.status, headers=fault.headers, text=fault.text)
-        return await self._forward(request, body, fault or Fault(), seen)
+        try:
+            return await self._forward(request, body, fault or Fault(), seen)
+        except ConnectionResetError:
+            # Whoever asked has gone.
+            raise asyncio.CancelledError from None
 
     async def _forward(
         self, request: web.BaseRequest, body: bytes, fault: Fault, seen: Seen

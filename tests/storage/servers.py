@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import filelock
+import fsspec
 import pytest
 import urllib3
 from botocore.config import Config
@@ -94,6 +96,20 @@ class Place:
 
     url: str
     options: dict[str, Any]
+    endpoint: str = ""
+
+    def behind(self, endpoint: str) -> Place:
+        """The same by way of a proxy."""
+        options = {
+            key: value.replace(self.endpoint, endpoint) for key, value in self.options.items()
+        }
+        return Place(self.url, options, endpoint)
+
+
+def fill(place: Place, model: Mapping[str, bytes]) -> None:
+    system, root = fsspec.core.url_to_fs(place.url, **place.options, skip_instance_cache=True)
+    for name, data in model.items():
+        system.pipe_file(f"{root}/{name}", data)
 
 
 def fresh_name() -> str:
@@ -165,13 +181,16 @@ def _azurite_program() -> str:
     cache = Path(os.environ.get("CAI_TEST_CACHE", Path(tempfile.gettempdir(), "cai-test-tools")))
     folder = cache / f"azurite-{AZURITE}"
     program = folder / "node_modules" / ".bin" / "azurite-blob"
-    if not program.exists():
-        flags = ["--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(folder)]
-        subprocess.run(
-            ["npm", "install", *flags, f"azurite@{AZURITE}"],
-            check=True,
-            timeout=300,
-        )
+    cache.mkdir(parents=True, exist_ok=True)
+    # Several runs of the tests may share the folder.
+    with filelock.FileLock(cache / "lock"):
+        if not program.exists():
+            flags = ["--no-audit", "--no-fund", "--loglevel=error", "--prefix", str(folder)]
+            subprocess.run(
+                ["npm", "install", *flags, f"azurite@{AZURITE}"],
+                check=True,
+                timeout=300,
+            )
     return str(program)
 
 

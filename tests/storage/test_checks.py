@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from proxy import Fault, Proxy
 from servers import S3, Place, contents, some_bytes
 
 from ray_serve_cai.errors import StorageError
-from ray_serve_cai.storage import reading
+from ray_serve_cai.storage import checks, reading
 from ray_serve_cai.storage.checks import differs
 from ray_serve_cai.storage.listing import list_store
 from ray_serve_cai.storage.mirror import mirror
@@ -35,6 +37,54 @@ def test_object_sent_in_parts_and_spoilt(s3: S3, proxy: Proxy, tmp_path: Path) -
     with pytest.raises(StorageError, match=r"m/large: its ETag is \w{32}-3 instead of \w{32}-3"):
         mirror(s3.url(), tmp_path)
     assert contents(tmp_path) == {}
+
+
+def crc(data: bytes) -> str:
+    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+
+
+def crc32c(data: bytes) -> str:
+    return base64.b64encode(google_crc32c.Checksum(data).digest()).decode()
+
+
+@pytest.mark.parametrize(("kind", "of"), [("CRC32", crc), ("CRC32C", crc32c)])
+def test_crcs_of_large_objects(
+    s3: S3,
+    proxy: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    of: Callable[[bytes], str],
+) -> None:
+    """S3 is asked for the CRC that the object was sent with; nobody makes an MD5."""
+    monkeypatch.setattr(checks, "ASK_BYTES", PART)
+    monkeypatch.setattr(checks, "ETAG", replace(checks.ETAG, new=None))
+    s3.put_parts("m/large", *PARTS)
+    data = b"".join(PARTS)
+    name = f"x-amz-checksum-{kind.lower()}"
+    head = proxy.add(Fault("large", method="HEAD", headers={name: of(data)}))
+    assert contents(mirror(s3.url(), tmp_path / "whole")) == {"large": data}
+    (asked,) = proxy.asked("large", "HEAD")
+    assert asked.headers["x-amz-checksum-mode"] == "ENABLED"
+    sums = b"".join(base64.b64decode(of(part)) for part in PARTS)
+    head.headers[name] = f"{of(sums)}-{len(PARTS)}"
+    assert contents(mirror(s3.url(), tmp_path / "parts")) == {"large": data}
+    head.headers[name] = of(data[1:])
+    with pytest.raises(StorageError, match=rf"m/large: its {kind} is \S{{8}} instead of \S{{8}}"):
+        mirror(s3.url(), tmp_path / "wrong")
+    assert contents(tmp_path / "wrong") == {}
+
+
+def test_crc_of_unknown_kind_leaves_the_etag(
+    s3: S3, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "ASK_BYTES", 0)
+    s3.put("m/one", b"content")
+    proxy.add(Fault("one", method="HEAD", headers={"x-amz-checksum-sha512": "x"}))
+    assert contents(mirror(s3.url(), tmp_path)) == {"one": b"content"}
+    (remote,) = list_store(open_store(s3.url())).files
+    (tmp_path / "one").write_bytes(b"CONTENT")
+    assert "its ETag is" in (differs(open_store(s3.url()), remote, tmp_path / "one") or "")
 
 
 def test_etag_of_an_encrypted_object_is_no_md5(s3: S3, proxy: Proxy, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from proxy import Fault, Proxy
@@ -111,49 +113,98 @@ def test_room_is_asked_for_what_is_missing_only(
         mirror(s3.url(), tmp_path)
 
 
-class _Endless(BaseHTTPRequestHandler):
-    """An S3 of one object of 2 GiB, where each MiB has its own byte."""
+class _Answers(BaseHTTPRequestHandler):
+    """Reads of an S3 that makes up its objects: moto would hold them, and takes ms for each."""
 
     protocol_version = "HTTP/1.1"
-    size = 2048 * MIB
-    # The MD5 of `block` for 0 to 2047.
-    etag = "12d5464a46ea7b11caccd239c1c1a80f"
+    # Head and body leave together, without waiting for each other.
+    wbufsize = -1
+    disable_nagle_algorithm = True
 
-    @staticmethod
-    def block(number: int) -> bytes:
-        return bytes([number % 251]) * MIB
+    def listing(self, after: str) -> tuple[list[tuple[str, int, str]], bool]:
+        """Name, size and MD5 of objects that come after a name, and whether these are all."""
+        raise NotImplementedError
+
+    def list_from(self, after: str) -> bytes:
+        entries, last = self.listing(after)
+        when = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+        inner = "".join(
+            f"<Contents><Key>m/{name}</Key><Size>{size}</Size><ETag>{md5}</ETag>{when}</Contents>"
+            for name, size, md5 in entries
+        )
+        more = "" if last else f"<NextContinuationToken>{entries[-1][0]}</NextContinuationToken>"
+        cut = f"<IsTruncated>{str(not last).lower()}</IsTruncated>{more}"
+        head = f"<Name>b</Name><KeyCount>{len(entries)}</KeyCount>"
+        return f"<ListBucketResult>{head}{inner}{cut}</ListBucketResult>".encode()
 
     def do_GET(self) -> None:
-        if "list-type" in self.path:
-            entry = f"<Key>m/huge</Key><Size>{self.size}</Size><ETag>{self.etag}</ETag>"
-            self._head(200, size=len(text := _listing(entry)))
+        parts = urlsplit(self.path)
+        query = parse_qs(parts.query)
+        if "list-type" in query:
+            self.head(
+                200, size=len(text := self.list_from(*query.get("continuation-token", [""])))
+            )
             self.wfile.write(text)
-            return
-        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
-        self._head(206, f"bytes {first}-{last}/{self.size}", last + 1 - first)
-        for number in range(first // MIB, last // MIB + 1):
-            self.wfile.write(self.block(number))
+        else:
+            self.send_object(parts.path.removeprefix("/bucket/m/"))
 
-    def _head(self, status: int, span: str = "", size: int = 0) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(size))
-        if span:
-            self.send_header("Content-Range", span)
-        self.end_headers()
+    def send_object(self, name: str) -> None:
+        raise NotImplementedError
+
+    def head(self, status: int, size: int = 0, **headers: str) -> None:
+        lines = [f"HTTP/1.1 {status} -", f"Content-Length: {size}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        self.wfile.write("\r\n".join((*lines, "", "")).encode())
 
     def log_message(self, *_: object) -> None:
         pass
 
 
-def _listing(entry: str) -> bytes:
-    when = "<LastModified>2026-01-01T00:00:00.000Z</LastModified>"
-    inner = f"<Name>b</Name><KeyCount>1</KeyCount><Contents>{entry}{when}</Contents>"
-    return f"<ListBucketResult>{inner}</ListBucketResult>".encode()
+class _Huge(_Answers):
+    """One object of 2 GiB, where each MiB has its own byte."""
+
+    size = 2048 * MIB
+    # Of `block` for 0 to 2047.
+    etag, crc32 = "12d5464a46ea7b11caccd239c1c1a80f", "JoD44w=="
+
+    @staticmethod
+    def block(number: int) -> bytes:
+        return bytes([number % 251]) * MIB
+
+    def listing(self, after: str) -> tuple[list[tuple[str, int, str]], bool]:
+        return [("huge", self.size, self.etag)], True
+
+    def do_HEAD(self) -> None:
+        self.head(200, self.size, ETag=f'"{self.etag}"', x_amz_checksum_crc32=self.crc32)
+
+    def send_object(self, name: str) -> None:
+        first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+        span = f"bytes {first}-{last}/{self.size}"
+        self.head(206, last + 1 - first, Content_Range=span)
+        for number in range(first // MIB, last // MIB + 1):
+            self.wfile.write(self.block(number))
 
 
-@pytest.fixture
-def endless() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Endless)
+class _Many(_Answers):
+    """10,000 objects, whose content is their name, in pages of 1,000 as S3 gives them."""
+
+    names = sorted(f"{number % 100:02}/{number:05}" for number in range(10_000))
+
+    def listing(self, after: str) -> tuple[list[tuple[str, int, str]], bool]:
+        start = self.names.index(after) + 1 if after else 0
+        page = self.names[start : start + 1000]
+        sums = [sum_of(name.encode()) for name in page]
+        entries = [(name, len(name), md5) for name, md5 in zip(page, sums, strict=True)]
+        return entries, start + len(page) == len(self.names)
+
+    def send_object(self, name: str) -> None:
+        self.head(200, len(name))
+        self.wfile.write(name.encode())
+
+
+@contextmanager
+def serving(answers: type[_Answers]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), answers)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -163,16 +214,33 @@ def endless() -> Iterator[str]:
     server.server_close()
 
 
-def test_two_gigabytes_of_s3(
-    endless: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The server makes up its bytes: moto would hold them in memory. The MD5 is checked."""
-    set_all(monkeypatch, s3_environment(endless, tmp_path))
+@pytest.fixture
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    with serving(request.param) as endpoint:
+        set_all(monkeypatch, s3_environment(endpoint, tmp_path))
+        yield
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("store", [_Huge], indirect=True)
+def test_two_gigabytes_of_s3(tmp_path: Path) -> None:
     assert peak_memory("mirror", "s3://bucket/m", str(tmp_path / "here")) < MOST_MEMORY
     made = tmp_path / "here/huge"
-    assert made.stat().st_size == _Endless.size
+    assert made.stat().st_size == _Huge.size
     assert is_whole(tmp_path / "here")
     made.unlink()
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("store", [_Many], indirect=True)
+def test_ten_thousand_small_objects(tmp_path: Path) -> None:
+    """The second time nothing is read but the listing."""
+    here = tmp_path / "here"
+    for _ in range(2):
+        assert peak_memory("mirror", "s3://bucket/m", str(here)) < MOST_MEMORY
+        assert contents(here) == {name: name.encode() for name in _Many.names}
 
 
 def test_large_file(tmp_path: Path) -> None:
@@ -180,12 +248,12 @@ def test_large_file(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     with (source / "huge").open("wb") as file:
-        file.truncate(600 * MIB)
-        os.pwrite(file.fileno(), b"here", 500 * MIB)
+        file.truncate(300 * MIB)
+        os.pwrite(file.fileno(), b"here", 200 * MIB)
     assert peak_memory("mirror", f"file://{source}", str(tmp_path / "here")) < MOST_MEMORY
     with (tmp_path / "here/huge").open("rb") as file:
-        assert os.pread(file.fileno(), 6, 500 * MIB - 1) == b"\0here\0"
-    assert (tmp_path / "here/huge").stat().st_size == 600 * MIB
+        assert os.pread(file.fileno(), 6, 200 * MIB - 1) == b"\0here\0"
+    assert (tmp_path / "here/huge").stat().st_size == 300 * MIB
     (tmp_path / "here/huge").unlink()
 
 
@@ -198,14 +266,11 @@ def test_push_of_large_files(s3: S3, tmp_path: Path) -> None:
     assert sum_of(s3.get("m/large-7")) == sum_of((folder / "large-7").read_bytes())
 
 
-def test_ten_thousand_small_files(tmp_path: Path) -> None:
-    """From a disk: moto takes about 3 ms for each."""
+def test_thousands_of_small_files_of_a_disk(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    for number in range(10_000):
+    for number in range(2000):
         folder = source / f"{number % 100:02}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number:05}").write_bytes(b"%d" % number)
-    here = tmp_path / "here"
-    assert peak_memory("mirror", f"file://{source}", str(here)) < MOST_MEMORY
+    here = mirror(str(source), tmp_path / "here")
     assert contents(here) == contents(source)
-    assert peak_memory("mirror", f"file://{source}", str(here)) < MOST_MEMORY

@@ -155,6 +155,20 @@ def test_slow_bytes_are_waited_for(model: S3, proxy: Proxy, tmp_path: Path) -> N
     assert len(proxy.asked("small.bin")) == 1
 
 
+def test_bytes_that_trickle_are_not(
+    model: S3, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each comes long before a read is given up, and all of them would take half an hour."""
+    monkeypatch.setattr(wire, "SLOW_SECONDS", 0.3)
+    trickle = proxy.add(Fault("small.bin", rate=20.0))
+    started = time.monotonic()
+    with pytest.raises(StorageError, match=r"m/small\.bin: TimeoutError \(tried 6 times\)"):
+        mirror(model.url(), tmp_path / "here")
+    assert time.monotonic() - started < 20
+    trickle.times = 0
+    assert contents(mirror(model.url(), tmp_path / "here")) == MODEL
+
+
 @pytest.mark.parametrize("times", [1, FOR_EVER])
 def test_flipped_byte(model: S3, proxy: Proxy, tmp_path: Path, times: int) -> None:
     proxy.add(Fault(SPOILT, flip=True, times=times))

@@ -172,6 +172,5 @@ def test_single_object_with_an_odd_name(s3: S3) -> None:
     store = Store(s3.url("m/a b#c"), _Fake([f"{s3.bucket}/m/a b#c"]), f"{s3.bucket}/m/a b#c")
     listing = list_store(store)
     assert isinstance(listing, Listing)
-    assert listing.single
     assert [each.name for each in listing.files] == ["a b#c"]
     assert isinstance(listing.files[0], Remote)

@@ -7,7 +7,7 @@ from filelock import FileLock
 
 from ray_serve_cai.storage.mirror import mirror, whole_copy
 from ray_serve_cai.storage.prune import Copy, copies, remove, unused
-from ray_serve_cai.storage.source import cache_folder, copy_folder
+from ray_serve_cai.storage.source import cache_folder, copy_folder, hub_lock
 
 
 @pytest.fixture(autouse=True)
@@ -73,4 +73,14 @@ def test_an_unfinished_one_is_listed(cache: Path) -> None:
     (folder / ".cai" / "parts" / "x.partial").write_text("123")
     assert copies() == [Copy(folder, "", 3)]
     assert remove(copies()[0])
+    assert copies() == []
+
+
+def test_one_that_comes_from_the_hub_stays(cache: Path) -> None:
+    folder = hub_copy(cache, "org/name")
+    (copy,) = copies()
+    with hub_lock(folder):
+        assert not remove(copy)
+    assert copies() == [copy]
+    assert remove(copy)
     assert copies() == []

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from filelock import Timeout
 
 from ray_serve_cai.errors import StorageError
 from ray_serve_cai.storage import source
@@ -149,8 +150,11 @@ class TestHub:
         import huggingface_hub
 
         asked = {}
+        monkeypatch.setenv("CAI_CACHE", str(tmp_path / "cache"))
 
         def download(repository: str, **options: object) -> str:
+            with pytest.raises(Timeout):
+                source.hub_lock(source.hub_folder(text)).acquire(timeout=0)
             asked.update(options, repository=repository)
             return str(tmp_path)
 

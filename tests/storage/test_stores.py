@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from importlib import util
 from pathlib import Path
 
-import fsspec
 import pytest
 from proxy import Fault, Proxy
-from servers import S3, Place, contents, some_bytes
+from servers import S3, Place, contents, fill, some_bytes
 
 from ray_serve_cai.errors import StorageError
 from ray_serve_cai.storage import stores
@@ -23,14 +22,8 @@ from ray_serve_cai.storage.stores import open_store, scrub
 MODEL = {"config.json": b"{}", "empty": b"", "deep/weights.bin": some_bytes(9_000_000, 1)}
 
 
-def fill(place: Place) -> None:
-    system, root = fsspec.core.url_to_fs(place.url, **place.options, skip_instance_cache=True)
-    for name, data in MODEL.items():
-        system.pipe_file(f"{root}/{name}", data)
-
-
 def test_google(gs: Place, tmp_path: Path) -> None:
-    fill(gs)
+    fill(gs, MODEL)
     assert contents(mirror(gs.url, tmp_path / "here", options=gs.options)) == MODEL
     one = mirror(f"{gs.url}/config.json", tmp_path / "one", options=gs.options)
     assert contents(one) == {"config.json": b"{}"}
@@ -41,7 +34,7 @@ def test_google(gs: Place, tmp_path: Path) -> None:
 @pytest.mark.azure
 @pytest.mark.parametrize("scheme", ["abfss", "abfs", "azure"])
 def test_azure(azure: Place, tmp_path: Path, scheme: str) -> None:
-    fill(azure)
+    fill(azure, MODEL)
     url = azure.url.replace("abfss", scheme)
     assert contents(mirror(url, tmp_path / "here", options=azure.options)) == MODEL
     one = mirror(f"{url}/config.json", tmp_path / "one", options=azure.options)
@@ -54,7 +47,7 @@ def test_azure(azure: Place, tmp_path: Path, scheme: str) -> None:
 def test_azure_by_its_own_variable(
     azure: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill(azure)
+    fill(azure, MODEL)
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure.options["connection_string"])
     assert contents(mirror(azure.url, tmp_path / "here")) == MODEL
 
