@@ -27,7 +27,11 @@ class FakeProvider(Provider):
     launched: list[str] = field(default_factory=list)
     terminated: list[str] = field(default_factory=list)
 
-    def launch(self, node: NodePlan, context: LaunchContext) -> Node:
+    def launch(self, nodes: Sequence[NodePlan], context: LaunchContext) -> None:
+        for node in nodes:
+            self._launch(node, context)
+
+    def _launch(self, node: NodePlan, context: LaunchContext) -> None:
         assert node.id not in self.there, "a node that is there was launched again"
         self.launched.append(node.id)
         if node.id in self.refused:
@@ -39,7 +43,6 @@ class FakeProvider(Provider):
         if fate in ("runs", "hangs"):
             self.there[node.id] = Node(node.id, "running")
         (context.logs / f"node-{node.id}.log").write_text("the last words\n")
-        return Node(node.id, "pending")
 
     def list(self, folder: Path) -> Sequence[Node]:
         return tuple(self.there.values())

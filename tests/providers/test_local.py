@@ -16,6 +16,7 @@ from ray_serve_cai.plan.nodes import AGENT_MODULE, NodePlan
 from ray_serve_cai.providers.base import LaunchContext
 from ray_serve_cai.providers.local import LocalProvider
 from ray_serve_cai.providers.processes import NODE_MARK, kill_marked, marked, marks
+from ray_serve_cai.spec.cluster import LocalProvider as LocalSettings
 
 # Waits like an agent whose head never comes; its command line is an agent's.
 AGENT = [sys.executable, "-c", "import time; time.sleep(600)", "-m", AGENT_MODULE]
@@ -104,8 +105,9 @@ class TestLocalProvider:
         logs.mkdir()
         stale = run(folder, "gpu-0")
         node = NodePlan("gpu-0", "worker", "gpu", 1)
-        context = LaunchContext(folder, logs, {"FOR_THE_NODE": "yes"})
-        assert provider.launch(node, context).state == "pending"
+        environment = {"FOR_THE_NODE": "yes"}
+        context = LaunchContext("demo", LocalSettings(), folder, logs, environment)
+        provider.launch([node], context)
         row = folder / "nodes" / "gpu-0.json"
         until(row.is_file, 20, "the agent's row")
         assert not stale.is_running() or stale.status() == psutil.STATUS_ZOMBIE
