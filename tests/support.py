@@ -235,6 +235,11 @@ def runs(process: psutil.Process) -> bool:
         return False
 
 
+def browser() -> str | None:
+    """The path of a browser of Chromium's kind: Debian's, or that of hosted runners."""
+    return shutil.which("chromium") or shutil.which("google-chrome")
+
+
 class Asker:
     """Keeps asking one model in threads of its own until the block ends; no retries."""
 

@@ -13,6 +13,8 @@ FAMILIES = {
     "MODEL": "Models",
     "ENGINE": "Engines",
     "GATEWAY": "Gateway",
+    "DOOR": "Front door",
+    "PROVIDER": "Providers",
     "STORAGE": "Storage",
     "CALLBACK": "Callbacks",
     "CLI": "Command line",

@@ -34,6 +34,7 @@ COMMANDS = {
     "engines": "ray_serve_cai.cli.engines",
     "storage": "ray_serve_cai.cli.storage",
     "serve": "ray_serve_cai.cli.serve",
+    "cloudera": "ray_serve_cai.cli.cloudera",
     "bench": "ray_serve_cai.cli.bench",
 }
 
@@ -142,8 +143,9 @@ def _invoke(words: Sequence[str], call: Invocation) -> int:
 
 def _split_command(argv: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """Cut `cai serve SPEC… -- COMMAND` in two; elsewhere `--` only ends the options."""
-    noun = next((word for word in argv if not word.startswith("-")), None)
-    if noun != "serve" or "--" not in argv:
+    nouns = [word for word in argv if not word.startswith("-")]
+    runs_command = nouns[:1] == ["serve"] or nouns[:3] == ["cloudera", "job", "create"]
+    if not runs_command or "--" not in argv:
         return argv, ()
     cut = list(argv).index("--")
     return argv[:cut], argv[cut + 1 :]

@@ -8,22 +8,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_serve_cai.cli import output
-from ray_serve_cai.cli.options import DryRun, Duration, Json, NoWait, Set, Timeout, Yes
-from ray_serve_cai.cli.plans import documents, show_plans
+from ray_serve_cai.cli import options, output
+from ray_serve_cai.cli.options import DryRun, Duration, Json, NoWait, Set, Yes
+from ray_serve_cai.cli.plans import documents, say_life, show_plans
 from ray_serve_cai.errors import CaiError, ClusterError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ray_serve_cai.spec import ClusterSpec
 
 app = typer.Typer(help="Start, show, change and remove clusters.", no_args_is_help=True)
 
 UP_TIMEOUT = Duration(600)
-WAIT_TIMEOUT = Duration(600)
+RECOVER_TIMEOUT = Duration(1800)
 POLL_SECONDS = 0.5
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="A YAML file with `kind: Cluster`.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The cluster's name.")]
+Timeout = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        parser=Duration,
+        metavar="DURATION",
+        help="Give up after this time, such as 90s; by default 10m, and on Cloudera AI the "
+        "spec's provider.launch_timeout.",
+    ),
+]
 Insecure = Annotated[
     bool, typer.Option("--insecure", help="Allow a gateway without a key on a public address.")
 ]
@@ -46,7 +57,7 @@ def up(
     set_: Set = None,
     dry_run: DryRun = False,
     no_wait: NoWait = False,
-    timeout: Timeout = UP_TIMEOUT,
+    timeout: Timeout = None,
     keep: Annotated[
         bool, typer.Option("--keep", help="After a failure leave what was opened.")
     ] = False,
@@ -66,7 +77,7 @@ def up(
                 bring_up(
                     document,
                     report=report,
-                    timeout=timeout,
+                    timeout=_patience(document.cluster, timeout),
                     wait=not no_wait,
                     keep=keep,
                     insecure=insecure,
@@ -78,6 +89,7 @@ def up(
         json=json,
         talk=True,
     )
+    say_life([each.plan.provider for each in done])
     for each in done:
         if each.url:
             output.last_line(each.url, json=json)
@@ -110,13 +122,14 @@ def status(name: Name, json: Json = False) -> None:
 
 
 @app.command()
-def wait(name: Name, timeout: Timeout = WAIT_TIMEOUT, json: Json = False) -> None:
+def wait(name: Name, timeout: Timeout = None, json: Json = False) -> None:
     """Return when the cluster is ready; exit 4 when it is not in time."""
     from ray_serve_cai.serving.views import cluster_status
 
-    deadline = time.monotonic() + timeout
+    patience = _patience(_spec_of(name), timeout)
+    deadline = time.monotonic() + patience
     with output.phases(f"cluster {name}", json=json) as report:
-        _finish(name, report, timeout)
+        _finish(name, report, patience)
         while (found := cluster_status(name))["state"] != "ready":
             report(found["state"])
             if time.monotonic() > deadline:
@@ -130,15 +143,16 @@ def wait(name: Name, timeout: Timeout = WAIT_TIMEOUT, json: Json = False) -> Non
 def scale(
     name: Name,
     counts: Annotated[list[str], typer.Argument(metavar="GROUP=N...", help="Wanted node counts.")],
-    timeout: Timeout = UP_TIMEOUT,
+    timeout: Timeout = None,
     json: Json = False,
 ) -> None:
     """Change the number of nodes of a group until the next `up` of a file, which wins."""
     from ray_serve_cai.serving.scaling import scale_cluster
 
     wanted = dict(_count(text) for text in counts)
+    patience = _patience(_spec_of(name), timeout)
     with output.phases(f"cluster {name}", json=json) as report:
-        done = scale_cluster(name, wanted, report=report, timeout=timeout)
+        done = scale_cluster(name, wanted, report=report, timeout=patience)
     show_plans([done.data()], many="clusters", json=json)
 
 
@@ -185,6 +199,25 @@ def down(name: Name, yes: Yes = False, json: Json = False) -> None:
 
 
 @app.command()
+def recover(name: Name, timeout: options.Timeout = RECOVER_TIMEOUT, json: Json = False) -> None:
+    """Bring back a cluster whose head or launcher is gone, each model at its last revision."""
+    from ray_serve_cai.serving.recovery import recover as bring_back
+
+    with output.phases(f"cluster {name}", json=json) as report:
+        done = bring_back(name, report=report, timeout=timeout)
+    if done.lost:
+        what = "; ".join(f'model "{model}": {why}' for model, why in done.lost.items())
+        raise ClusterError("CAI-CLUSTER-015", f'cluster "{name}" is up, but not whole: {what}')
+    data = done.plan.data()
+    data["actions"] += [
+        {"verb": "start", "kind": "model", "name": model, "detail": "its last revision"}
+        for model in done.models
+    ]
+    show_plans([{**data, "gateway_url": done.url}], many="clusters", json=json, talk=True)
+    output.last_line(done.url, json=json)
+
+
+@app.command()
 def join(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="The head, as host:port.")],
     token_file: Annotated[
@@ -211,6 +244,20 @@ def join(
             address, token_file, cpu=cpu, memory=memory, gpu=gpu, group=group, node_ip=node_ip
         )
     )
+
+
+def _patience(spec: ClusterSpec, given: float | None) -> float:
+    """Where a GPU node must be made first, the provider brings a time of its own."""
+    if given is not None:
+        return given
+    return float(getattr(spec.provider, "launch_timeout", UP_TIMEOUT))
+
+
+def _spec_of(name: str) -> ClusterSpec:
+    from ray_serve_cai.cluster.state import ClusterState
+
+    state = ClusterState(name)
+    return state.document(state.existing_record()).cluster
 
 
 def _finish(name: str, report: output.Report, timeout: float) -> None:

@@ -73,7 +73,7 @@ Set = Annotated[
 
 @dataclass
 class Invocation:
-    """One run of `cai`. `command` is what stood after `--` of `cai serve`."""
+    """One run of `cai`. `command` is what stood after `--` of `cai serve` or of a job."""
 
     argv: Sequence[str] = ()
     command: Sequence[str] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,3 +59,13 @@ def show_plans(
     for each in plans:
         for note in each.get("notes", ()):
             output.say(f"note: {note}", style="yellow")
+
+
+def say_life(providers: Sequence[str]) -> None:
+    """Workers end with the workload that launched them, and most workloads end by themselves."""
+    kind = os.environ.get("CDSW_ENGINE_TYPE", "")
+    if "cai-workers" in providers and kind != "application":
+        output.say(
+            f"note: the cluster ends with this {kind or 'workload'}; `cai cloudera application "
+            "create` makes one that stays"
+        )

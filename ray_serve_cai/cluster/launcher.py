@@ -13,14 +13,16 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from ray_serve_cai.cluster.node import TEMP_VARIABLE
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, now
+from ray_serve_cai.cluster.watch import Watch, combined, node_states
 from ray_serve_cai.errors import CaiError, ClusterError
 from ray_serve_cai.plan.cluster import ClusterFacts, ClusterPlan, Machine, fixed_part, plan_cluster
-from ray_serve_cai.plan.nodes import HEAD, NodePlan
+from ray_serve_cai.plan.nodes import HEAD, PATIENCE_VARIABLE, NodePlan
 from ray_serve_cai.providers.base import LaunchContext, Provider
 from ray_serve_cai.providers.processes import kill_marked
 from ray_serve_cai.providers.registry import get_provider
@@ -58,30 +60,40 @@ class Launcher:
             machine=machine,
         )
 
-    def launch(self, plan: ClusterPlan, spec: ClusterSpec, record: ClusterRecord) -> None:
-        """Start what the plan creates or replaces and end what it deletes."""
+    def launch(
+        self, plan: ClusterPlan, spec: ClusterSpec, record: ClusterRecord, timeout: float = 0.0
+    ) -> None:
+        """Start what the plan creates or replaces and end what it deletes.
+
+        `timeout` is how long, in seconds, the caller is going to wait for the nodes.
+        """
         replaced, surplus = named(plan, "replace"), named(plan, "delete")
-        listed = {node.id for node in self.provider.list(self.state.folder)}
-        ended = [*surplus, *(node_id for node_id in replaced if node_id in listed)]
+        known = set(self.provider.known(self.state.folder)) if replaced else set()
+        ended = [*surplus, *(node_id for node_id in replaced if node_id in known)]
         if ended:
             self.provider.terminate(self.state.folder, ended)
             for node_id in ended:
                 self.state.forget_node(node_id)
         wanted = {*named(plan, "create"), *replaced}
-        for node in plan.nodes:
-            if node.id in wanted:
+        context = self._context(spec, record, timeout)
+        for _, group in groupby(plan.nodes, key=lambda node: node.group):
+            nodes = [node for node in group if node.id in wanted]
+            for node in nodes:
                 self.state.forget_node(node.id)
                 self.opened.append(node.id)
-                self.provider.launch(node, self._context(spec, record))
+            if nodes:
+                self.provider.launch(nodes, context)
 
-    def wait_for_head(self, timeout: float) -> str:
+    def wait_for_head(self, timeout: float, report: Report) -> str:
         """The head's Ray address once its port answers."""
         deadline = time.monotonic() + timeout
+        watch = Watch(self.state, self.provider)
         while True:
-            row = self.state.node_rows().get(HEAD, {})
+            row = watch.rows().get(HEAD, {})
             if row.get("state") == "running":
                 return f"{row['ip']}:{row['ray_port']}"
-            self._fail_if_ended(HEAD, row)
+            self._fail_if_ended([HEAD], watch)
+            report(watch.phase([HEAD]), f"waiting for {watch.described([HEAD])}")
             if time.monotonic() > deadline:
                 raise ClusterError("CAI-CLUSTER-006", f"the head was not up in {timeout:.0f} s")
             time.sleep(POLL_SECONDS)
@@ -94,19 +106,20 @@ class Launcher:
         report: Report,
     ) -> None:
         """Return once Ray lists every node as alive."""
+        watch = Watch(self.state, self.provider)
         while True:
-            rows = self.state.node_rows()
+            rows = watch.rows()
             there = alive(rows)
             # Without a row of its own yet, what Ray lists is a node's predecessor.
             missing = [node.id for node in nodes if node.id not in rows or node.id not in there]
             if not missing:
                 return
-            report("starting", f"waiting for {', '.join(missing)}")
-            for node_id in missing:
-                self._fail_if_ended(node_id, rows.get(node_id, {}))
+            self._fail_if_ended(missing, watch)
+            report(watch.phase(missing), f"waiting for {watch.described(missing)}")
             if time.monotonic() > deadline:
-                names = ", ".join(missing)
-                raise ClusterError("CAI-CLUSTER-006", f"not ready in time: {names}")
+                raise ClusterError(
+                    "CAI-CLUSTER-006", f"not ready in time: {watch.described(missing)}"
+                )
             time.sleep(2 * POLL_SECONDS)
 
     def undo(self, *, whole: bool) -> None:
@@ -120,7 +133,7 @@ class Launcher:
 
     def remove(self) -> None:
         """End every node and every process of the cluster here, and clear its state."""
-        ids = [node.id for node in self.provider.list(self.state.folder)]
+        ids = self.provider.known(self.state.folder)
         if ids:
             self.provider.terminate(self.state.folder, ids)
         kill_marked(self.state.folder)
@@ -129,33 +142,51 @@ class Launcher:
             shutil.rmtree(record.temp_folder, ignore_errors=True)
         self.state.clear()
 
-    def _fail_if_ended(self, node_id: str, row: Mapping[str, Any]) -> None:
-        # A node that the provider does not list died before it could write its row.
-        word = node_states(self.state, self.provider).get(node_id, "lost")
-        if row.get("state") == "ended" or word == "lost":
-            tail = log_tail(self.state.logs / f"node-{node_id}.log")
-            raise ClusterError("CAI-CLUSTER-005", f"node {node_id} ended while starting\n{tail}")
+    def _fail_if_ended(self, node_ids: Sequence[str], watch: Watch) -> None:
+        states = watch.states()
+        for node_id in node_ids:
+            # A node that the provider does not list died before it could write its row.
+            if states.get(node_id, watch.unlisted) == "lost":
+                tail = log_tail(self.state.logs / f"node-{node_id}.log")
+                why = f"node {node_id} ended while starting"
+                if said := watch.message(node_id):
+                    why += f": {said}"
+                raise ClusterError("CAI-CLUSTER-005", f"{why}\n{tail}")
 
-    def _context(self, spec: ClusterSpec, record: ClusterRecord) -> LaunchContext:
+    def _context(self, spec: ClusterSpec, record: ClusterRecord, timeout: float) -> LaunchContext:
+        patience = max(timeout, getattr(spec.provider, "launch_timeout", 0.0))
         environment = {
-            **spec.ray.env,
+            PATIENCE_VARIABLE: f"{float(patience):.0f}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.state.token_path),
             # Ray runs its workers at niceness 15; an engine below them would lose to anything.
             "RAY_worker_niceness": "0",
             TEMP_VARIABLE: record.temp_folder,
         }
-        return LaunchContext(self.state.folder, self.state.logs, environment)
+        return LaunchContext(
+            spec.name, spec.provider, self.state.folder, self.state.logs, environment
+        )
 
 
 def launcher_of(state: ClusterState, provider: str) -> Launcher:
-    """The launcher for a provider named by its type; raises `ClusterError` (CAI-CLUSTER-010)."""
+    """The launcher for a provider named by its type."""
     return Launcher(state, get_provider(provider))
 
 
 def known_nodes(state: ClusterState, provider: str) -> dict[str, str]:
-    """`node_states` for a provider named by its type."""
-    return node_states(state, get_provider(provider))
+    """`node_states` for a provider named by its type, for those who only look: where this process
+    may not ask the platform, the agents' rows are believed."""
+    try:
+        return node_states(state, get_provider(provider))
+    except ClusterError as error:
+        if error.code not in ("CAI-PROVIDER-001", "CAI-PROVIDER-004"):
+            raise
+        return combined(state.node_rows(), None)
+
+
+def public_address(state: ClusterState, record: ClusterRecord) -> str:
+    """The head's base URL as its provider publishes it, or ""."""
+    return get_provider(record.provider).public_address(state.folder)
 
 
 def observed_plan(document: Document, *, gateway_running: bool) -> ClusterPlan:
@@ -192,20 +223,6 @@ def new_record(document: Document, before: ClusterRecord | None) -> ClusterRecor
 def named(plan: ClusterPlan, verb: str) -> list[str]:
     """Ids of the nodes for which the plan has that verb."""
     return [a.name for a in plan.actions if a.kind == "node" and a.verb == verb]
-
-
-def node_states(state: ClusterState, provider: Provider) -> dict[str, str]:
-    """Each known node's state word, from the provider and the agents' rows, without asking Ray."""
-    listed = {node.id: node.state for node in provider.list(state.folder)}
-    states: dict[str, str] = {}
-    for node_id, row in state.node_rows().items():
-        seen = listed.pop(node_id, None)
-        if seen != "running" or row.get("state") == "ended":
-            states[node_id] = "lost"
-        else:
-            states[node_id] = "ready" if row["state"] == "running" else "starting"
-    states.update({node_id: "lost" if s == "lost" else "pending" for node_id, s in listed.items()})
-    return states
 
 
 def log_tail(path: Path, lines: int = TAIL_LINES) -> str:

@@ -1,9 +1,10 @@
 """The node agent: the one program that every provider launches, on head and workers alike.
 
 `python -m ray_serve_cai.cluster.node FOLDER`, its `NodePlan` in the environment variable
-`CAI_NODE_PLAN`. It finds its address, writes its row into the cluster's folder, waits for the
-head's row, runs `ray start --block`, and ends with Ray's exit status. SIGTERM ends the node and
-everything it started.
+`CAI_NODE_PLAN` or, where one call of a platform started several nodes, in the file that the
+provider wrote for this pod. It finds its address, writes its row into the cluster's folder,
+waits for the head's row, runs `ray start --block`, and ends with Ray's exit status. SIGTERM ends
+the node and everything it started.
 """
 
 from __future__ import annotations
@@ -16,25 +17,55 @@ import subprocess
 import sys
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from ray_serve_cai.cluster.pod import (
+    Heartbeat,
+    answer_health_checks,
+    no_proxy,
+    object_store,
+    pod_memory,
+    shared_memory,
+)
 from ray_serve_cai.cluster.ports import free_port
-from ray_serve_cai.plan.nodes import HEAD, PLAN_VARIABLE, NodePlan
-from ray_serve_cai.providers.processes import kill_marked
+from ray_serve_cai.cluster.state import NODES
+from ray_serve_cai.plan.nodes import (
+    ASSIGNMENTS,
+    ENGINE_VARIABLE,
+    HEAD,
+    PATIENCE_VARIABLE,
+    PLAN_VARIABLE,
+    NodePlan,
+)
+from ray_serve_cai.providers.cai_library import LIMITS
+from ray_serve_cai.providers.processes import kill_marked, marks
 
 TEMP_VARIABLE = "CAI_RAY_TEMP"
+# At least, whatever the launcher's patience.
 HEAD_WAIT_SECONDS = 900.0
+# The launch call may go on that long after the first of its pods has started; NFS adds its own
+# delay.
+ASSIGNMENT_SECONDS = LIMITS["launch_workers"] + 120.0
 POLL_SECONDS = 0.05
+GCS_POLL_SECONDS = 0.02
+ROLE_LABEL = "cai-role"
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    agent = Agent(folder, NodePlan.from_json(os.environ[PLAN_VARIABLE]))
-    signal.signal(signal.SIGTERM, lambda *_: agent.end(128 + signal.SIGTERM))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        plan = own_plan(folder)
+    except TimeoutError as error:
+        sys.exit(f"cai node: {error}")
+    # What the node starts is found by this mark; a launch of several nodes cannot give it.
+    os.environ.update(marks(folder, plan.id))
+    agent = Agent(folder, plan)
+    signal.signal(signal.SIGTERM, lambda *_: agent.end(128 + signal.SIGTERM))
     sys.exit(agent.run())
 
 
@@ -57,11 +88,19 @@ class Agent:
             "pid": os.getpid(),
             "created": psutil.Process().create_time(),
             "run": uuid.uuid4().hex[:8],
+            "engine": os.environ.get(ENGINE_VARIABLE, ""),
+            "warnings": [],
         }
+
+    @property
+    def _row_path(self) -> Path:
+        return self._folder / "nodes" / f"{self._plan.id}.json"
 
     def run(self) -> int:
         """Ray's exit status, or 1 when the head never came."""
         temp = os.environ.get(TEMP_VARIABLE)
+        self._fit_to_pod()
+        Heartbeat(self._row_path).start()
         try:
             if temp:
                 _make_private(Path(temp))
@@ -70,9 +109,28 @@ class Agent:
             print(f"cai node {self._plan.id}: {error}", file=sys.stderr)
             return self._finish(1)
         command = ray_command(self._plan, address, self._row["ip"], temp, self._row["run"])
-        ray = subprocess.Popen(command, env=self._ray_environment())
-        self._write("running")
+        if port := self._row.get("dashboard_port"):
+            # With a port given, Ray ends rather than take another one.
+            command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={port}"]
+        ray = subprocess.Popen(command, env=self._ray_environment(address))
+        if self._plan.role == HEAD:
+            # What listens elsewhere may be a mesh that accepts for it, so workers believe the row.
+            while ray.poll() is None and not listens(self._row["ip"], self._row["ray_port"]):
+                time.sleep(GCS_POLL_SECONDS)
+        if ray.poll() is None:
+            self._write("running")
         return self._finish(ray.wait())
+
+    def _fit_to_pod(self) -> None:
+        """On the platform: shared memory as it is, and an answer where its health check asks."""
+        if not self._row["engine"]:
+            return
+        size, warning = object_store(self._plan, pod_memory(), shared_memory())
+        self._plan = replace(self._plan, object_store_memory=size)
+        if warning:
+            self._row["warnings"].append(warning)
+            print(f"cai node {self._plan.id}: {warning}", file=sys.stderr)
+        answer_health_checks()
 
     def end(self, status: int) -> None:
         """Stop the node at once: Ray keeps nothing that an orderly stop would save, and its own
@@ -83,27 +141,36 @@ class Agent:
     def _finish(self, status: int) -> int:
         kill_marked(self._folder, self._plan.id)
         self._row["exit"] = status
-        if (self._folder / "nodes").is_dir():
+        # A node that was ended has no row any more, or a successor of its name has one.
+        if _read(self._row_path).get("run") == self._row["run"]:
             self._write("ended")
         return status
 
     def _head_address(self) -> str:
         if self._plan.role == "head":
             self._row["ray_port"] = self._plan.port or free_port("")
+            if self._plan.dashboard:
+                self._row["dashboard_port"] = free_port("127.0.0.1")
             self._write("starting")
             return f"{self._row['ip']}:{self._row['ray_port']}"
         self._write("starting")
-        deadline = time.monotonic() + HEAD_WAIT_SECONDS
+        patience = max(float(os.environ.get(PATIENCE_VARIABLE, 0)), HEAD_WAIT_SECONDS)
+        deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
             row = _read(self._folder / "nodes" / f"{HEAD}.json")
             if row.get("state") == "running" and listens(row["ip"], row["ray_port"]):
+                # A platform may restart the head by itself; its successor is another Ray.
+                self._row["head"] = row["run"]
                 return f"{row['ip']}:{row['ray_port']}"
             time.sleep(POLL_SECONDS)
-        raise TimeoutError(f"the head did not come up within {HEAD_WAIT_SECONDS:.0f} s")
+        raise TimeoutError(f"the head did not come up within {patience:.0f} s")
 
-    def _ray_environment(self) -> dict[str, str]:
-        environment = dict(os.environ)
+    def _ray_environment(self, address: str) -> dict[str, str]:
+        environment = {**os.environ, **_read(self._folder / "secrets.json").get(NODES, {})}
         environment.pop(PLAN_VARIABLE, None)
+        # Ray would take the token in it before that of our file.
+        environment.pop("RAY_AUTH_TOKEN", None)
+        environment |= no_proxy(environment, self._row["ip"], address.rpartition(":")[0])
         if self._plan.gpu_ids is not None:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(self._plan.gpu_ids)
             # nvidia-smi counts in this order, CUDA by default in another.
@@ -112,11 +179,26 @@ class Agent:
 
     def _write(self, state: str) -> None:
         self._row["state"] = state
-        path = self._folder / "nodes" / f"{self._plan.id}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self._row_path
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         partial.write_text(json.dumps(self._row, indent=1))
         os.replace(partial, path)
+
+
+def own_plan(folder: Path) -> NodePlan:
+    """The plan of the node that this process is to be.
+
+    Raises `TimeoutError` when the launcher assigned none to this pod.
+    """
+    if given := os.environ.get(PLAN_VARIABLE):
+        return NodePlan.from_json(given)
+    path = folder / ASSIGNMENTS / os.environ.get(ENGINE_VARIABLE, "")
+    deadline = time.monotonic() + ASSIGNMENT_SECONDS
+    while time.monotonic() < deadline:
+        if path.is_file():
+            return NodePlan.from_json(path.read_text())
+        time.sleep(POLL_SECONDS)
+    raise TimeoutError(f"no plan in {path} within {ASSIGNMENT_SECONDS:.0f} s")
 
 
 def ray_command(
@@ -125,7 +207,8 @@ def ray_command(
     """The `ray start` line. Resources are always explicit: in a container Ray would count the
     host's. `python -m`, since `ray` need not be on PATH."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
-    command += ["--disable-usage-stats", f"--labels=cai-node={plan.id},cai-run={run}"]
+    labels = f"cai-node={plan.id},cai-run={run},{ROLE_LABEL}={plan.role}"
+    command += ["--disable-usage-stats", f"--labels={labels}"]
     command += [f"--num-cpus={_whole(plan.cpu)}", f"--num-gpus={plan.gpu}"]
     if plan.memory:
         command.append(f"--memory={plan.memory}")
@@ -133,7 +216,7 @@ def ray_command(
         command.append(f"--object-store-memory={plan.object_store_memory}")
     if plan.accelerator:
         command.append("--resources=" + json.dumps({f"accelerator_type:{plan.accelerator}": 1}))
-    if plan.role == "worker":
+    if plan.role != "head":
         command += [f"--address={address}", f"--node-ip-address={ip}"]
         # In one folder, nodes of one machine that start at once take each other's socket names.
         return [*command, f"--temp-dir={temp}/{uuid.uuid4().hex[:3]}"] if temp else command

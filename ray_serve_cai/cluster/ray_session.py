@@ -6,20 +6,21 @@ import contextlib
 import logging
 import os
 import re
-import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RpcError
+from ray.exceptions import AuthenticationError, RpcError
 
-from ray_serve_cai.cluster.node import listens
+from ray_serve_cai.cluster.node import ROLE_LABEL, listens
+from ray_serve_cai.cluster.visitor import visiting
 from ray_serve_cai.errors import ClusterError
+from ray_serve_cai.interrupts import kept
 
 _VERSIONS = re.compile(r"Ray: (\S+)")
 _RETRY_SECONDS = 0.2
@@ -29,20 +30,27 @@ _TOKEN_VARIABLE = "RAY_AUTH_TOKEN_PATH"
 
 @contextmanager
 def connected(
-    address: str, *, namespace: str, token_path: Path | None = None, patience: float = 0.0
+    address: str,
+    *,
+    namespace: str,
+    token_path: Path | None = None,
+    patience: float = 0.0,
+    visit: bool = False,
 ) -> Iterator[None]:
     """Be a driver of the Ray at `address` (`host:port`, or `auto`) inside the block.
 
-    `patience` is how long, in seconds, to go on trying while a new head comes up. Raises
+    `patience` is how long, in seconds, to go on trying while a new head comes up. With `visit`
+    this machine is no node of that Ray and becomes one for the length of the block. Raises
     `ClusterError`: CAI-CLUSTER-007 when nothing answers or the token is refused, CAI-CLUSTER-008
     when the versions differ.
     """
-    with _token(token_path):
+    with _token(token_path), _visit(address, patience) if visit else nullcontext():
         _connect(address, namespace, patience)
         try:
             yield
         finally:
-            ray.shutdown()
+            with kept():
+                ray.shutdown()
 
 
 def alive_nodes(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -56,6 +64,8 @@ def alive_nodes(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
         labels = node["Labels"]
         node_id = labels.get("cai-node") or node["NodeID"]
         row = rows.get(node_id, {})
+        if labels.get(ROLE_LABEL) == "visitor":
+            continue
         if node["Alive"] and row.get("run") in (None, labels.get("cai-run")):
             found[node_id] = node
     return found
@@ -71,6 +81,19 @@ def gcs_address() -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
+@contextmanager
+def _visit(address: str, patience: float) -> Iterator[None]:
+    try:
+        _wait_for_port(address, time.monotonic() + patience)
+    except ConnectionError as error:
+        raise ClusterError("CAI-CLUSTER-007", _unreachable(address, error)) from error
+    try:
+        with visiting(address):
+            yield
+    except AuthenticationError as error:
+        raise _translated(address, error) from error
+
+
 def _connect(address: str, namespace: str, patience: float) -> None:
     deadline = time.monotonic() + patience
     while True:
@@ -83,7 +106,7 @@ def _connect(address: str, namespace: str, patience: float) -> None:
             if time.monotonic() > deadline:
                 raise ClusterError("CAI-CLUSTER-007", _unreachable(address, error)) from error
             time.sleep(_RETRY_SECONDS)
-        except RuntimeError as error:
+        except (RuntimeError, AuthenticationError) as error:
             raise _translated(address, error) from error
         else:
             return
@@ -100,7 +123,7 @@ def _wait_for_port(address: str, deadline: float) -> None:
 
 def _wait_for_node(address: str, deadline: float) -> None:
     """`ray.init` looks for a node only once a second; a head that just came up has none yet."""
-    with contextlib.suppress(RpcError), _native_messages():
+    with contextlib.suppress(RpcError, AuthenticationError), _native_messages():
         client = ray._raylet.GcsClient(address=address)
         while time.monotonic() < deadline and not client.get_all_node_info(timeout=1):
             time.sleep(_RETRY_SECONDS / 4)
@@ -128,15 +151,12 @@ def _bounded_init(address: str, namespace: str) -> None:
 
     thread = threading.Thread(target=init, name="ray-init", daemon=True)
     deadline = time.monotonic() + INIT_SECONDS
-    with _native_messages() as messages:
+    with kept(), _native_messages() as messages:
         thread.start()
         while thread.is_alive() and time.monotonic() < deadline:
             thread.join(_RETRY_SECONDS)
             if "InvalidAuthToken" in messages():
                 raise RuntimeError("InvalidAuthToken")
-    if threading.current_thread() is threading.main_thread():
-        # Ray's native code has put its own handler there, which would end the command at once.
-        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM) or signal.SIG_DFL)
     if thread.is_alive():
         raise RuntimeError(f"no answer within {INIT_SECONDS:.0f} s")
     if failures:
@@ -156,7 +176,7 @@ def _native_messages() -> Iterator[Callable[[], str]]:
             os.close(before)
 
 
-def _translated(address: str, error: RuntimeError) -> ClusterError:
+def _translated(address: str, error: Exception) -> ClusterError:
     text = str(error)
     if "ersion mismatch" in text:
         theirs = next((v for v in _VERSIONS.findall(text) if v != ray.__version__), "another one")
@@ -187,6 +207,8 @@ def _token(path: Path | None) -> Iterator[None]:
         return
     before = {name: os.environ.pop(name, None) for name in (_TOKEN_VARIABLE, "RAY_AUTH_TOKEN")}
     os.environ[_TOKEN_VARIABLE] = str(path)
+    # Ray keeps the first token that a process finds, also for another cluster.
+    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
     try:
         yield
     finally:

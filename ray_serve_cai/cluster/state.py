@@ -25,7 +25,10 @@ from ray_serve_cai.spec import Document, document_from_raw
 from ray_serve_cai.spec.base import NAME_PATTERN
 
 LOCK_POLL_SECONDS = 0.1
+# NFS clients may show a file's time up to a minute late.
+LEASE_SECONDS = 90.0
 CLUSTER = "cluster"
+NODES = "nodes"
 T = TypeVar("T")
 _NAME = re.compile(NAME_PATTERN)
 
@@ -77,6 +80,13 @@ class ClusterState:
             raise ClusterError("CAI-CLUSTER-001", f'"{name}" is not the name of a cluster')
         self.name = name
         self.folder = home() / "clusters" / name
+
+    @classmethod
+    def at(cls, folder: Path) -> ClusterState:
+        """The state in that folder, wherever `CAI_HOME` points."""
+        state = cls(folder.name)
+        state.folder = folder
+        return state
 
     @property
     def record_path(self) -> Path:
@@ -138,8 +148,16 @@ class ClusterState:
 
     def node_rows(self) -> dict[str, dict[str, Any]]:
         """What each node's agent wrote of itself."""
-        paths = sorted((self.folder / "nodes").glob("*.json"))
-        return {path.stem: self.read(path) or {} for path in paths}
+        return {node_id: self.read(path) or {} for node_id, path in self.node_row_paths().items()}
+
+    def node_row_paths(self) -> dict[str, Path]:
+        """The files of `node_rows` by node id."""
+        folder = self.folder / "nodes"
+        try:
+            names = sorted(os.listdir(folder))
+        except FileNotFoundError:
+            return {}
+        return {n.removesuffix(".json"): folder / n for n in names if n.endswith(".json")}
 
     def forget_node(self, node_id: str) -> None:
         (self.folder / "nodes" / f"{node_id}.json").unlink(missing_ok=True)
@@ -187,16 +205,20 @@ class ClusterState:
     def locked(self, purpose: str) -> Iterator[None]:
         """Hold the cluster for one change.
 
-        Raises `ClusterError` (CAI-CLUSTER-003) naming the holder at once; the lock of a dead
-        process on this host is taken over.
+        Raises `ClusterError` (CAI-CLUSTER-003) naming the holder at once. The lock of a dead
+        process on this host is taken over; so is that of another pod which gives no sign of
+        life, after a wait of `LEASE_SECONDS`.
         """
         with _state_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # An existence lock, since flock is not dependable on NFS.
-        lock = filelock.SoftFileLock(self.folder / "lock", poll_interval=LOCK_POLL_SECONDS)
+        path = self.folder / "lock"
+        # An existence lock, since flock is not dependable on NFS. Its holder touches it.
+        lock = filelock.SoftFileLease(
+            path, lease_duration=LEASE_SECONDS, poll_interval=LOCK_POLL_SECONDS
+        )
         try:
             with _state_errors(self.folder):
-                lock.acquire(timeout=2 * LOCK_POLL_SECONDS)
+                lock.acquire(timeout=_patience(path))
         except filelock.Timeout:
             holder = f"process {lock.pid}" if lock.pid else "another process"
             raise ClusterError(
@@ -231,6 +253,15 @@ class ClusterState:
 
 def now() -> float:
     return time.time()
+
+
+def _patience(lock: Path) -> float:
+    """How long to try for the lock: one that its holder does not touch any more runs out."""
+    try:
+        silent = time.time() - lock.stat().st_mtime
+    except OSError:
+        silent = 0.0
+    return 2 * LOCK_POLL_SECONDS if silent < LEASE_SECONDS / 2 else LEASE_SECONDS + 10.0
 
 
 @contextmanager

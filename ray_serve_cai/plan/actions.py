@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 Verb = Literal["create", "replace", "scale", "delete", "start"]
-Kind = Literal["cluster", "node", "gateway", "model"]
+Kind = Literal["cluster", "node", "gateway", "model", "application", "job", "run"]
 
 
 @dataclass(frozen=True)

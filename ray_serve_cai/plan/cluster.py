@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ray_serve_cai.errors import ClusterError, PlanError
@@ -13,6 +13,10 @@ from ray_serve_cai.plan.actions import Action
 from ray_serve_cai.plan.nodes import HEAD, NodePlan
 from ray_serve_cai.spec import ClusterSpec
 from ray_serve_cai.spec.base import rounded_size
+
+POD_PROVIDERS = ("cai-workers", "cai-applications")
+# A Cloudera AI pod must be asked for with a size; this is the ratio of its usual profiles.
+POD_MEMORY_PER_CPU = 4 * 1024**3
 
 # Ray's own share for its object store is 30 %; what is left over is the system's.
 LOCAL_MEMORY_SHARE = 0.8
@@ -107,6 +111,8 @@ def wanted_nodes(spec: ClusterSpec, machine: Machine | None) -> tuple[NodePlan, 
             )
             for number in range(group.count)
         ]
+    if spec.provider.type in POD_PROVIDERS:
+        return tuple(_with_pod_memory(node, spec) for node in nodes)
     return tuple(nodes) if machine is None else _on_machine(nodes, machine)
 
 
@@ -118,6 +124,18 @@ def fixed_part(spec: ClusterSpec) -> dict[str, str]:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _with_pod_memory(node: NodePlan, spec: ClusterSpec) -> NodePlan:
+    if node.memory is not None or (node.id == HEAD and _head_in_launcher(spec)):
+        return node
+    return replace(node, memory=int(max(node.cpu, 1) * POD_MEMORY_PER_CPU))
+
+
+def _head_in_launcher(spec: ClusterSpec) -> bool:
+    """The head then has what the pod that runs `up` was given."""
+    provider = spec.provider
+    return provider.type == "cai-workers" and provider.head_in == "launcher"
 
 
 def _on_machine(nodes: list[NodePlan], machine: Machine) -> tuple[NodePlan, ...]:
@@ -194,10 +212,23 @@ def _notes(spec: ClusterSpec, facts: ClusterFacts, nodes: tuple[NodePlan, ...]) 
         f"group {group}: {count} set by `cluster scale` gives way to the file"
         for group, count in facts.scaled.items()
     ]
+    if groups := _groups_without_memory(spec):
+        notes.append(
+            f"no memory given for {', '.join(groups)}: "
+            f"{rounded_size(POD_MEMORY_PER_CPU)} for each CPU are asked for"
+        )
     cpus = sum(node.cpu for node in nodes)
     if facts.machine is not None and cpus > facts.machine.cpus:
         notes.append(f"the nodes share {facts.machine.cpus} CPUs but offer {cpus:g} to Ray")
     return notes
+
+
+def _groups_without_memory(spec: ClusterSpec) -> list[str]:
+    """Groups, the head among them, whose pods get their memory from us."""
+    if spec.provider.type not in POD_PROVIDERS:
+        return []
+    head = [] if spec.head.memory or _head_in_launcher(spec) else [HEAD]
+    return [*head, *(group.name for group in spec.workers if not group.memory)]
 
 
 def _described(node: NodePlan) -> str:

@@ -10,6 +10,20 @@ HEAD = "head"
 # How providers launch a node: this module, with the plan's JSON in this environment variable.
 AGENT_MODULE = "ray_serve_cai.cluster.node"
 PLAN_VARIABLE = "CAI_NODE_PLAN"
+# Where no argument can say it: the cluster's folder.
+FOLDER_VARIABLE = "CAI_NODE_FOLDER"
+# Set where the platform asks each node for HTTP 200: "plain", or "front-door" for the head, whose
+# port belongs to the front door.
+HEALTH_VARIABLE = "CAI_NODE_HEALTH"
+# Not empty where the platform's login does not stand in front of the pod's web port.
+PUBLIC_VARIABLE = "CAI_PUBLIC"
+# Where one call starts several nodes with one environment, each finds its plan in this folder of
+# the cluster's, in a file with the platform's name of the pod.
+ASSIGNMENTS = "assignments"
+# Set by Cloudera AI in every workload: the platform's name of the pod.
+ENGINE_VARIABLE = "CDSW_ENGINE_ID"
+# Seconds that the launcher waits for its nodes, and so a node for its head.
+PATIENCE_VARIABLE = "CAI_NODE_PATIENCE"
 
 
 @dataclass(frozen=True)
@@ -21,7 +35,7 @@ class NodePlan:
     """
 
     id: str
-    role: Literal["head", "worker"]
+    role: Literal["head", "worker", "visitor"]
     group: str
     cpu: float
     memory: int | None = None

@@ -1,8 +1,9 @@
 """Where nodes run: the contract of a provider.
 
-* `launch` starts one node and returns without waiting for it; launching an id that is there
-  already is the caller's mistake.
-* `list` tells which of the cluster's nodes the provider knows, dead ones as `lost`.
+* `launch` starts equal nodes of one group and returns without waiting for them; launching an id
+  that is there already is the caller's mistake.
+* `list` tells which of the cluster's nodes the provider knows, dead ones as `lost`. It asks the
+  platform once, however many nodes there are.
 * `terminate` is idempotent, and a node that is not there counts as done. It is never called with
   zero ids: on one platform that means "all".
 
@@ -19,13 +20,14 @@ from typing import Literal
 
 from ray_serve_cai.plan.cluster import Machine
 from ray_serve_cai.plan.nodes import NodePlan
+from ray_serve_cai.spec.cluster import Provider as ProviderSpec
 
 NodeState = Literal["pending", "running", "lost"]
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node as its provider sees it."""
+    """A node as its provider sees it. `message` says why it is pending or how it was lost."""
 
     id: str
     state: NodeState
@@ -34,9 +36,11 @@ class Node:
 
 @dataclass(frozen=True)
 class LaunchContext:
-    """What every node of a cluster needs. `environment` goes to the node agent; secrets are in
-    files of `folder`, not in it."""
+    """What every node of a cluster needs. `environment` goes to the node agent and carries no
+    secret: those are in files of `folder`. `settings` is the spec's `provider`."""
 
+    cluster: str
+    settings: ProviderSpec
     folder: Path
     logs: Path
     environment: Mapping[str, str]
@@ -47,18 +51,35 @@ class Provider(ABC):
 
     # Whether `up` may start and stop nodes here.
     owns_nodes: bool = True
+    # How often, in seconds, `list` may be asked while nodes start.
+    list_seconds: float = 0.05
 
     def machine(self) -> Machine | None:
         """The one machine that all nodes share, or None."""
         return None
 
+    def known(self, folder: Path) -> Sequence[str]:
+        """Ids of the nodes that may be there, for ending them all."""
+        return [node.id for node in self.list(folder)]
+
     @abstractmethod
-    def launch(self, node: NodePlan, context: LaunchContext) -> Node:
-        """Start `node`."""
+    def launch(self, nodes: Sequence[NodePlan], context: LaunchContext) -> None:
+        """Start `nodes`, all of one group; `list` knows each of them from then on.
+
+        Raises `ClusterError` (CAI-PROVIDER-002) with the platform's own words when it refuses.
+        What it had started by then is ended by `terminate`, which the caller calls.
+        """
 
     @abstractmethod
     def list(self, folder: Path) -> Sequence[Node]:
-        """The cluster's nodes."""
+        """The cluster's nodes.
+
+        Raises `ClusterError` (CAI-PROVIDER-003) when the platform gives no usable answer now.
+        """
+
+    def public_address(self, folder: Path) -> str:
+        """The head's base URL from outside the cluster, or "" where there is none."""
+        return ""
 
     @abstractmethod
     def terminate(self, folder: Path, ids: Sequence[str]) -> None:

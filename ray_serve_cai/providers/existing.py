@@ -13,7 +13,7 @@ from ray_serve_cai.providers.base import LaunchContext, Node, Provider
 class ExistingProvider(Provider):
     owns_nodes = False
 
-    def launch(self, node: NodePlan, context: LaunchContext) -> Node:
+    def launch(self, nodes: Sequence[NodePlan], context: LaunchContext) -> None:
         raise ClusterError("CAI-CLUSTER-012", "an existing Ray's nodes are not started by cai")
 
     def list(self, folder: Path) -> Sequence[Node]:

@@ -28,7 +28,28 @@ class LocalProvider(Provider):
         memory = psutil.virtual_memory().total
         return Machine(os.cpu_count() or 1, min(memory, _cgroup_limit() or memory), _gpus())
 
-    def launch(self, node: NodePlan, context: LaunchContext) -> Node:
+    def launch(self, nodes: Sequence[NodePlan], context: LaunchContext) -> None:
+        for node in nodes:
+            self._launch(node, context)
+
+    def list(self, folder: Path) -> Sequence[Node]:
+        processes = list(marked(folder))
+        agents = {node_of(p) for p in processes if _is_agent(p)} - {""}
+        rest = {node_of(p) for p in processes} - agents - {""}
+        orphans = [Node(node_id, "lost", "its agent is gone") for node_id in sorted(rest)]
+        return [*(Node(node_id, "running") for node_id in sorted(agents)), *orphans]
+
+    def terminate(self, folder: Path, ids: Sequence[str]) -> None:
+        agents = [
+            process for node_id in ids for process in marked(folder, node_id) if _is_agent(process)
+        ]
+        for agent in agents:
+            _signal(agent)
+        wait_ended(agents, STOP_SECONDS)
+        for node_id in ids:
+            kill_marked(folder, node_id)
+
+    def _launch(self, node: NodePlan, context: LaunchContext) -> None:
         # What an agent that was killed left behind would keep the node's ports and memory.
         kill_marked(context.folder, node.id)
         environment = {
@@ -48,24 +69,6 @@ class LocalProvider(Provider):
                 start_new_session=True,
                 env=environment,
             )
-        return Node(node.id, "pending")
-
-    def list(self, folder: Path) -> Sequence[Node]:
-        processes = list(marked(folder))
-        agents = {node_of(p) for p in processes if _is_agent(p)} - {""}
-        rest = {node_of(p) for p in processes} - agents - {""}
-        orphans = [Node(node_id, "lost", "its agent is gone") for node_id in sorted(rest)]
-        return [*(Node(node_id, "running") for node_id in sorted(agents)), *orphans]
-
-    def terminate(self, folder: Path, ids: Sequence[str]) -> None:
-        agents = [
-            process for node_id in ids for process in marked(folder, node_id) if _is_agent(process)
-        ]
-        for agent in agents:
-            _signal(agent)
-        wait_ended(agents, STOP_SECONDS)
-        for node_id in ids:
-            kill_marked(folder, node_id)
 
 
 def _is_agent(process: psutil.Process) -> bool:

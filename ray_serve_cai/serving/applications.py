@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from ray_serve_cai.cluster.state import ClusterState
 from ray_serve_cai.errors import ClusterError, ModelError
 from ray_serve_cai.plan.model import ModelPlan
-from ray_serve_cai.serving.gateway import ACTOR_NAME, namespace
+from ray_serve_cai.serving.gateway_config import ACTOR_NAME, namespace
 from ray_serve_cai.serving.gateway_control import ask, find_gateway, wait_until
 from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow, merged
 from ray_serve_cai.serving.replica import STOP_SECONDS, TEARDOWN_SECONDS, Replica

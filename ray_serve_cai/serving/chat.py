@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 
-from ray_serve_cai.cluster.state import ClusterState
+from ray_serve_cai.cluster.launcher import public_address
+from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
 from ray_serve_cai.errors import ClusterError, ModelError
+from ray_serve_cai.providers.cai_http import tls_context
 
 ANSWER_SECONDS = 600.0
+PLATFORM_KEY = "CDSW_APIV2_KEY"
 
 
 class Dialogue:
@@ -21,8 +25,10 @@ class Dialogue:
         self, url: str, key: str | None, model: str, *, max_tokens: int, temperature: float
     ) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
+        # Only an address of the platform's own has TLS, and its certificate may be private.
+        verify = tls_context() if url.startswith("https://") else True
         self._client = httpx.Client(
-            base_url=url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False
+            base_url=url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False, verify=verify
         )
         self._body: dict[str, Any] = {
             "model": model,
@@ -60,8 +66,19 @@ def gateway_of(state: ClusterState) -> tuple[str, str | None]:
     record = state.existing_record()
     if not record.gateway_url:
         raise ClusterError("CAI-CLUSTER-009", f'cluster "{state.name}" has no gateway yet')
-    keys = state.document(record).cluster.gateway.api_keys
-    return record.gateway_url, next(iter(keys), None)
+    return record.gateway_url, client_key(state, record)
+
+
+def client_key(state: ClusterState, record: ClusterRecord) -> str | None:
+    """A key for the gateway's URL; None where none is asked for.
+
+    In front of the platform's own address stands its login, which takes a key of the platform.
+    """
+    if key := next(iter(state.document(record).cluster.gateway.api_keys), None):
+        return key
+    if record.gateway_url and record.gateway_url == public_address(state, record):
+        return os.environ.get(PLATFORM_KEY)
+    return None
 
 
 def _pieces(event: dict[str, Any]) -> Iterator[str]:

@@ -14,26 +14,18 @@ from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
 from ray_serve_cai.errors import CaiError, ModelError
 from ray_serve_cai.plan import model as planning
 from ray_serve_cai.plan.model import ModelFacts, ModelPlan, Revision, plan_model
-from ray_serve_cai.serving.applications import (
-    application_status,
-    delete_application,
-    start_application,
-)
+from ray_serve_cai.serving.applications import delete_application, start_application
+from ray_serve_cai.serving.arrival import serves, wait_for_revision
 from ray_serve_cai.serving.facts import check, node_rooms, transports
-from ray_serve_cai.serving.gateway_control import ask, find_gateway, wait_until
-from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow, log_name
-from ray_serve_cai.serving.jobs import client_key, code_of, job_of, new_revision
+from ray_serve_cai.serving.gateway_control import ask, find_gateway
+from ray_serve_cai.serving.job import ReplicaJob, log_name
+from ray_serve_cai.serving.jobs import code_of, job_of, new_revision
 from ray_serve_cai.serving.placement import decide, placing
-from ray_serve_cai.serving.progress import late, raise_failure, report_phase
-from ray_serve_cai.serving.readiness import first_token
 from ray_serve_cai.serving.revisions import RevisionRecord, Revisions, owner_of
 from ray_serve_cai.spec import Document
 
 Report = Callable[..., None]
 
-POLL_SECONDS = 0.25
-# Serve's own status costs its controller more than the gateway's rows cost the gateway.
-STATUS_SECONDS = 2.0
 # For replicas that nobody waits for.
 RESTART_SECONDS = 1800.0
 STALE_SECONDS = 2.0
@@ -46,7 +38,6 @@ class Deployer:
         self._state = state
         self._record = record
         self._revisions = Revisions(state)
-        self._status_due = 0.0
 
     def plan(self, document: Document, code: str | None = None) -> ModelPlan:
         """What `deploy` of this document would do now; checks all that can be checked before
@@ -144,6 +135,18 @@ class Deployer:
             self._revisions.save(before)
             delete_application(self._record.name, before.model, before.revision)
 
+    def bring_back(self, model: str) -> RevisionRecord | None:
+        """Start the model's last revision again where Serve has lost it; does not wait.
+
+        None when it is there, or when there is none that ever served or was about to. Raises
+        `CaiError` when it cannot be started.
+        """
+        record = self._revisions.active(model) or self._revisions.starting(model)
+        if record is None or self._serves(record):
+            return None
+        self._restart(record)
+        return record
+
     def delete(self, model: str) -> bool:
         """Remove the model; False when there was none."""
         revisions = self._revisions.shown(model)
@@ -193,29 +196,7 @@ class Deployer:
         self._revisions.save(record)
 
     def _wait(self, record: RevisionRecord, report: Report, deadline: float) -> None:
-        gateway = find_gateway(self._record.name)
-        report("scheduling", f"{record.replicas} replicas")
-
-        def ready() -> bool:
-            rows = self._rows(record)
-            raise_failure(rows, record)
-            if time.monotonic() > self._status_due:
-                self._status_due = time.monotonic() + STATUS_SECONDS
-                self._raise_given_up(record)
-            report_phase(rows, record, report)
-            return sum(row.phase == "ready" for row in rows) >= record.replicas
-
-        if not wait_until(ready, deadline, POLL_SECONDS):
-            raise ModelError("CAI-CLUSTER-006", late(record, self._rows(record)))
-        if not record.replicas:
-            return
-        endpoints = [row.endpoint for row in self._rows(record) if row.endpoint]
-        report("ready", "waiting for the gateway")
-        if not wait_until(lambda: ask(gateway.routed.remote(endpoints)), deadline, POLL_SECONDS):
-            raise ModelError("CAI-CLUSTER-006", f'the gateway did not take up "{record.model}"')
-        first_token(
-            self._record.gateway_url, client_key(self._state, self._record), record.model, deadline
-        )
+        wait_for_revision(self._record.name, record, report, deadline)
 
     def _place(
         self, document: Document, plan: ModelPlan, record: RevisionRecord, report: Report
@@ -281,14 +262,4 @@ class Deployer:
                 self._revisions.save(record)
 
     def _serves(self, record: RevisionRecord) -> bool:
-        status = application_status(self._record.name, record.model, record.revision)
-        return status is not None and status.status.value not in ("DEPLOY_FAILED", "NOT_STARTED")
-
-    def _raise_given_up(self, record: RevisionRecord) -> None:
-        status = application_status(self._record.name, record.model, record.revision)
-        if status is not None and status.status.value == "DEPLOY_FAILED":
-            raise ModelError("CAI-MODEL-002", status.message or "Serve gave the deployment up")
-
-    def _rows(self, record: RevisionRecord) -> list[ReplicaRow]:
-        rows: list[ReplicaRow] = ask(find_gateway(self._record.name).replicas.remote())
-        return [r for r in rows if (r.model, r.revision) == (record.model, record.revision)]
+        return serves(self._record.name, record)

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx
@@ -22,12 +22,14 @@ import ray
 
 from ray_serve_cai.cluster.ports import is_taken
 from ray_serve_cai.errors import ClusterError
+from ray_serve_cai.serving.gateway_config import GatewayConfig
 from ray_serve_cai.serving.job import ReplicaRow
 from ray_serve_cai.serving.manifest import manifest_text, read_manifest, replace_file
+from ray_serve_cai.serving.readiness import first_token
+from ray_serve_cai.serving.status_files import ReplicaWriter
 
 log = logging.getLogger(__name__)
 
-ACTOR_NAME = "cai-gateway"
 LEASE_SECONDS = 7.0
 TICK_SECONDS = 0.5
 RESTART_SECONDS = 1.0
@@ -36,27 +38,6 @@ LET_GO_SECONDS = 3.0
 START_SECONDS = 15.0
 # A failed or finished replica stays visible for a while, so that status can say why.
 FORGET_SECONDS = 300.0
-
-
-def namespace(cluster: str) -> str:
-    """The Ray namespace of a cluster's actors; several clusters may share one `existing` Ray."""
-    return f"cai-{cluster}"
-
-
-@dataclass(frozen=True)
-class GatewayConfig:
-    """How the gateway listens. `folder` and `log_path` lie on the head node. Sizes in bytes."""
-
-    host: str
-    port: int
-    metrics_host: str
-    metrics_port: int
-    api_keys: tuple[str, ...] = field(repr=False)
-    internal_key: str = field(repr=False)
-    max_request_bytes: int
-    max_concurrent: int
-    folder: str
-    log_path: str
 
 
 class Gateway:
@@ -74,6 +55,7 @@ class Gateway:
         self._folder = Path(config.folder)
         self._manifest_path = self._folder / "workers.json"
         self._manifest = ""
+        self._shown = ReplicaWriter(self._folder)
         self._stopped = False
         self._starting = asyncio.Lock()
         self._restored: dict[str, str] = {}
@@ -154,6 +136,12 @@ class Gateway:
         workers = await self._workers_of_smg()
         return workers is not None and all(workers.get(endpoint) for endpoint in endpoints)
 
+    async def first_token(self, model: str, seconds: float) -> None:
+        """Return once `model` has answered through SMG; see `readiness.first_token`."""
+        key = next(iter(self._config.api_keys), None)
+        deadline = time.monotonic() + seconds
+        await asyncio.to_thread(first_token, self.url(), key, model, deadline)
+
     async def stop(self) -> None:
         """End SMG and remove the manifest; the actor itself is killed by the caller."""
         self._stopped = True
@@ -219,6 +207,7 @@ class Gateway:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self._write_manifest()
+            self._shown.write(await self.replicas())
             now = time.monotonic()
             for replica_id, seen in list(self._seen.items()):
                 if now - seen > FORGET_SECONDS:

@@ -11,7 +11,9 @@ import ray
 from ray_serve_cai.cluster.ports import free_port
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
 from ray_serve_cai.errors import ClusterError
-from ray_serve_cai.serving.gateway import ACTOR_NAME, Gateway, GatewayConfig, namespace
+from ray_serve_cai.serving.gateway import Gateway
+from ray_serve_cai.serving.gateway_config import ACTOR_NAME, GatewayConfig, namespace
+from ray_serve_cai.serving.readiness import ATTEMPT_SECONDS
 from ray_serve_cai.spec import ClusterSpec
 
 CALL_SECONDS = 30.0
@@ -59,6 +61,22 @@ def ask(reference: Any) -> Any:
     """The answer of an actor call, with a limit."""
     try:
         return ray.get(reference, timeout=CALL_SECONDS)
+    except (ray.exceptions.RayActorError, TimeoutError) as error:
+        raise ClusterError("CAI-CLUSTER-009", f"the gateway does not answer: {error}") from error
+
+
+def first_token(cluster: str, model: str, deadline: float) -> None:
+    """Return once `model` has answered through the gateway, asked by the gateway's own actor:
+    the gateway need not be reachable from here.
+
+    `deadline` is monotonic. Raises `ModelError` (CAI-MODEL-003, CAI-CLUSTER-006).
+    """
+    seconds = max(deadline - time.monotonic(), 0.0)
+    reference = find_gateway(cluster).first_token.remote(model, seconds)
+    try:
+        ray.get(reference, timeout=seconds + ATTEMPT_SECONDS)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
     except (ray.exceptions.RayActorError, TimeoutError) as error:
         raise ClusterError("CAI-CLUSTER-009", f"the gateway does not answer: {error}") from error
 

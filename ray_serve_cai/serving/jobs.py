@@ -72,11 +72,6 @@ def code_of(document: Document) -> str:
     return pack(document.project, [*paths, *(each.name for each in callbacks_of(document))])
 
 
-def client_key(state: ClusterState, cluster: ClusterRecord) -> str | None:
-    """A key that the gateway takes; None when it asks for none."""
-    return next(iter(_keys(state, cluster)), None)
-
-
 def _worker_keys(state: ClusterState, cluster: ClusterRecord) -> tuple[str, ...]:
     """What an HTTP replica must accept: the gateway's own key for its questions, and the
     clients' keys, which the gateway hands on with their requests."""

@@ -6,9 +6,9 @@ Ray is imported only where it is needed, so that nodes are launched before this 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 
@@ -20,11 +20,13 @@ from ray_serve_cai.cluster.launcher import (
     observed_plan,
 )
 from ray_serve_cai.cluster.ports import is_taken
-from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
+from ray_serve_cai.cluster.state import NODES, ClusterRecord, ClusterState
 from ray_serve_cai.errors import CaiError, ClusterError
+from ray_serve_cai.interrupts import held_back
 from ray_serve_cai.plan.cluster import ClusterPlan
-from ray_serve_cai.serving.readiness import gateway_answers
+from ray_serve_cai.serving.reach import gateway_runs, gateway_url
 from ray_serve_cai.spec import ClusterSpec, Document, check_exposure
+from ray_serve_cai.spec.exposure import head_is_elsewhere
 
 Report = Callable[..., None]
 
@@ -43,7 +45,7 @@ def plan_up(document: Document, *, insecure: bool = False) -> ClusterPlan:
     """The plan that `up` of this document would execute now."""
     check_exposure(document.cluster, insecure)
     record = ClusterState(document.cluster.name).record()
-    running = record is not None and gateway_answers(record.gateway_url)
+    running = record is not None and gateway_runs(ClusterState(record.name), record)
     return observed_plan(document, gateway_running=running)
 
 
@@ -70,6 +72,22 @@ def up(
         return _Upping(document, state, plan, report).run(timeout, wait=wait, keep=keep)
 
 
+def up_again(
+    document: Document, counts: Mapping[str, int], *, report: Report, timeout: float
+) -> Up:
+    """`up` of a cluster that was there, with the node counts that `cluster scale` set.
+
+    The caller holds the lock. The exposure was checked, or waived, when the cluster was made.
+    """
+    state = ClusterState(document.cluster.name)
+    plan = plan_up(document, insecure=True)
+    before = state.existing_record()
+    if not plan.actions:
+        return Up(plan, before.gateway_url)
+    upping = _Upping(document, state, plan, report, counts)
+    return upping.run(timeout, wait=True, keep=False)
+
+
 def finish_up(name: str, *, report: Report, timeout: float) -> None:
     """Do what `up --no-wait` left: wait for the nodes, start the gateway."""
     state = ClusterState(name)
@@ -89,7 +107,7 @@ def down(name: str, *, report: Report) -> bool:
     with state.locked("down"):
         record, spec_provider = _provider_of(state)
         launcher = launcher_of(state, spec_provider)
-        was_there = record is not None or any(launcher.provider.list(state.folder))
+        was_there = record is not None or any(launcher.provider.known(state.folder))
         if record is not None and record.ray_address:
             report("stopping", "models and gateway")
             stop_serving(record, state, report)
@@ -102,8 +120,14 @@ class _Upping:
     """One run of `up`, inside the lock."""
 
     def __init__(
-        self, document: Document, state: ClusterState, plan: ClusterPlan, report: Report
+        self,
+        document: Document,
+        state: ClusterState,
+        plan: ClusterPlan,
+        report: Report,
+        counts: Mapping[str, int] | None = None,
     ) -> None:
+        self._counts = dict(counts or {})
         self._document, self._spec = document, document.cluster
         self._state, self._plan, self._report = state, plan, report
         self._launcher = launcher_of(state, self._spec.provider.type)
@@ -114,19 +138,21 @@ class _Upping:
         self._check_ports()
         try:
             self._state.create()
-            record = new_record(self._document, self._before)
+            record = replace(new_record(self._document, self._before), scaled=self._counts)
             self._state.set_variables(self._document.variables)
+            self._state.set_variables(dict(self._spec.ray.env), NODES)
             self._write_given_token()
             self._state.save(record)
             self._report("starting", ", ".join(a.name for a in self._plan.actions) or "changes")
             self._drain(record)
-            self._launcher.launch(self._plan, self._spec, record)
+            self._launcher.launch(self._plan, self._spec, record, timeout)
             if wait:
                 self._finish(record, deadline)
-        except BaseException:
+        except BaseException as error:
             if not keep:
                 self._report("undoing", "removing what this command opened")
-                self._undo()
+            if (keep or not self._undo()) and isinstance(error, CaiError):
+                error.hint += f" `cai cluster down {self._spec.name}` ends what is left."
             raise
         return Up(self._plan, record.gateway_url)
 
@@ -140,12 +166,14 @@ class _Upping:
     def _finish(self, record: ClusterRecord, deadline: float) -> None:
         """Everything after the launch: head, nodes, gateway."""
         # Imported while the nodes boot: Ray and Serve take most of a second.
-        from ray_serve_cai.cluster.ray_session import alive_nodes, gcs_address
-        from ray_serve_cai.serving.gateway_control import start_gateway
-        from ray_serve_cai.serving.session import first_session
+        with held_back():
+            from ray_serve_cai.cluster.ray_session import alive_nodes, gcs_address
+            from ray_serve_cai.serving.gateway_control import start_gateway
+            from ray_serve_cai.serving.session import first_session
 
         if self._launcher.provider.owns_nodes:
-            record.ray_address = self._launcher.wait_for_head(deadline - time.monotonic())
+            left = deadline - time.monotonic()
+            record.ray_address = self._launcher.wait_for_head(left, self._report)
             patience = min(HEAD_PATIENCE, deadline - time.monotonic())
         else:
             record.ray_address, patience = record.ray_address or self._spec_address(), 0.0
@@ -158,13 +186,15 @@ class _Upping:
             nodes = self._plan.nodes
             self._launcher.wait_for_nodes(nodes, alive_nodes, deadline, self._report)
             self._report("starting", "gateway")
-            record.gateway_url = start_gateway(self._spec, self._state, record)
+            url = start_gateway(self._spec, self._state, record)
+        record.gateway_url = gateway_url(self._spec, self._state, record, url)
         record.state = "ready"
         self._state.save(record)
 
-    def _undo(self) -> None:
-        """A new cluster goes whole; of an older one only what this call opened."""
-        whole = self._before is None
+    def _undo(self) -> bool:
+        """A new cluster goes whole; of an older one only what this call opened. Whether all of
+        that could be removed."""
+        whole, complete = self._before is None, True
         try:
             if whole and not self._launcher.provider.owns_nodes:
                 record = self._state.record()
@@ -175,17 +205,20 @@ class _Upping:
                     stop_serving(record, self._state, self._report)
         except CaiError as error:
             self._report("undoing", f"not all could be removed: {error.message}")
+            complete = False
         try:
             self._launcher.undo(whole=whole)
         except (CaiError, OSError, psutil.Error) as error:
             # What made `up` fail is what the user must see.
             self._report("undoing", f"not all could be removed: {error}")
+            complete = False
         if not whole and self._before is not None:
             self._state.set_variables(self._values)
             self._state.save(self._before)
+        return complete
 
     def _check_ports(self) -> None:
-        if not self._launcher.provider.owns_nodes:
+        if not self._launcher.provider.owns_nodes or head_is_elsewhere(self._spec):
             return
         gateway = self._spec.gateway
         starts = {action.kind for action in self._plan.actions}

@@ -31,14 +31,14 @@ def scale_cluster(
         record = state.existing_record()
         launcher = launcher_of(state, record.provider)
         wanted = {**record.scaled, **counts}
-        spec = _scaled(state.document(record).cluster, wanted)
+        spec = scaled(state.document(record).cluster, wanted)
         facts = launcher.facts(launcher.provider.machine(), gateway_running=True)
         plan = plan_cluster(spec, facts)
         deadline = time.monotonic() + timeout
         try:
             if going := named(plan, "delete"):
                 drain(state, record, going, report)
-            launcher.launch(plan, spec, record)
+            launcher.launch(plan, spec, record, timeout)
             with session(state, record):
                 launcher.wait_for_nodes(plan.nodes, alive_nodes, deadline, report)
         except BaseException:
@@ -49,7 +49,8 @@ def scale_cluster(
         return plan
 
 
-def _scaled(spec: ClusterSpec, counts: Mapping[str, int]) -> ClusterSpec:
+def scaled(spec: ClusterSpec, counts: Mapping[str, int]) -> ClusterSpec:
+    """The spec with these counts. Raises `ClusterError` (CAI-CLUSTER-012)."""
     known = {group.name for group in spec.workers}
     for group in counts:
         if group not in known:

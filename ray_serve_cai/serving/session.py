@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ray.exceptions import RayError
+from ray.serve.context import _set_global_client
 from ray.serve.exceptions import RayServeException
 
-from ray_serve_cai.cluster.node import listens
+from ray_serve_cai.cluster.node import listens, own_address
 from ray_serve_cai.cluster.ray_session import connected, default_token_exists
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
 from ray_serve_cai.errors import CaiError, ClusterError
 from ray_serve_cai.serving.applications import delete_all
-from ray_serve_cai.serving.gateway import namespace
+from ray_serve_cai.serving.gateway_config import namespace
 from ray_serve_cai.serving.gateway_control import stop_gateway
 
 Report = Callable[..., None]
@@ -51,8 +52,13 @@ def first_session(state: ClusterState, record: ClusterRecord, patience: float) -
         namespace=namespace(record.name),
         token_path=_token_path(record, state),
         patience=patience,
+        visit=not _is_node(record, state),
     ):
-        yield
+        try:
+            yield
+        finally:
+            # Serve keeps its controller for the next session, which may be of another Ray.
+            _set_global_client(None)
 
 
 def stop_serving(record: ClusterRecord, state: ClusterState, report: Report) -> None:
@@ -70,6 +76,15 @@ def stop_serving(record: ClusterRecord, state: ClusterState, report: Report) -> 
         if record.provider == "existing" and port.isdigit() and listens(host, int(port)):
             raise
         report("stopping", f"not in order: {error.message}")
+
+
+def _is_node(record: ClusterRecord, state: ClusterState) -> bool:
+    """Whether this machine holds a node of the cluster; elsewhere than on a platform whose nodes
+    are pods it does."""
+    if record.provider in ("local", "existing"):
+        return True
+    rows = state.node_rows().values()
+    return any(row.get("ip") == own_address() and row["state"] == "running" for row in rows)
 
 
 def _token_path(record: ClusterRecord, state: ClusterState) -> Path | None:

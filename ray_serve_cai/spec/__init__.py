@@ -12,10 +12,9 @@ from ray_serve_cai.spec.cluster import (
     Metrics,
     Ray,
     WorkerGroup,
-    check_exposure,
-    is_loopback,
 )
 from ray_serve_cai.spec.document import Document, document_from_raw
+from ray_serve_cai.spec.exposure import check_exposure, is_loopback
 from ray_serve_cai.spec.load import clusters, load_files, models, project_of, read_files, shown
 from ray_serve_cai.spec.masking import MASK, is_secret_name, masked, scrub, secret_values
 from ray_serve_cai.spec.model import Callback, Engine, ModelSpec, ReplicaRange, Resources

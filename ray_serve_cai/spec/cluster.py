@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ray_serve_cai.errors import SpecError
 from ray_serve_cai.spec.base import (
     ByteSize,
     Duration,
@@ -127,7 +125,7 @@ class CaiWorkersProvider(SpecModel):
     )
     launch_timeout: Duration = Field(
         default=1200.0,
-        description="How long a worker may stay pending; a new GPU node takes minutes.",
+        description="How long `up` waits without `--timeout`; a new GPU node takes minutes.",
     )
 
 
@@ -162,7 +160,7 @@ class CaiApplicationsProvider(SpecModel):
     )
     launch_timeout: Duration = Field(
         default=1200.0,
-        description="How long an Application may stay pending; a new GPU node takes minutes.",
+        description="How long `up` waits without `--timeout`; a new GPU node takes minutes.",
     )
 
 
@@ -258,29 +256,3 @@ class ClusterSpec(SpecModel):
     )
     ray: Ray = Field(default_factory=Ray, description="Settings of Ray.")
     gateway: Gateway = Field(default_factory=Gateway, description="The public endpoint.")
-
-
-def check_exposure(spec: ClusterSpec, insecure: bool) -> None:
-    """Raise CAI-SPEC-008 for a gateway without keys that other machines can reach."""
-    if spec.gateway.api_keys or insecure:
-        return
-    provider = spec.provider
-    if isinstance(provider, CaiApplicationsProvider) and provider.bypass_authentication:
-        raise SpecError(
-            "CAI-SPEC-008",
-            f'cluster "{spec.name}" sets provider.bypass_authentication and has no API key',
-        )
-    if not is_loopback(spec.gateway.host):
-        raise SpecError(
-            "CAI-SPEC-008",
-            f'cluster "{spec.name}" listens on {spec.gateway.host} and has no API key',
-        )
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -124,7 +124,6 @@ class TestRefused:
             ({"callback_config": {"callback_class": 3}}, "a callback is a class"),
             ({"callback_config": {"callback_klass": Ours}}, "callback_klass"),
         ],
-        ids=str,
     )
     def test_spellings(self, given: dict[str, Any], said: str) -> None:
         with pytest.raises(SpecError, match=said):

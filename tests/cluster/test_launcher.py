@@ -11,8 +11,9 @@ import pytest
 import yaml
 from fakes.provider import FakeProvider, refusal
 
-from ray_serve_cai.cluster.launcher import Launcher, new_record, node_states
+from ray_serve_cai.cluster.launcher import Launcher, new_record
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
+from ray_serve_cai.cluster.watch import node_states
 from ray_serve_cai.errors import CaiError, ClusterError
 from ray_serve_cai.plan.cluster import ClusterPlan, plan_cluster
 from ray_serve_cai.spec import Document, load_files
@@ -99,36 +100,46 @@ class TestReconcile:
     def test_environment_of_a_node(self, world: World) -> None:
         spec = world.document(ray={"env": {"MINE": "1"}, "port": "auto"}).cluster
         record = ClusterRecord("demo", "local", "", 1, {}, "", {}, 0, temp_folder="/tmp/x")
-        context = world.launcher._context(spec, record)
-        assert context.environment["MINE"] == "1"
+        context = world.launcher._context(spec, record, 7)
+        # Values of the spec may be secret: the agent reads them from a file.
+        assert "MINE" not in context.environment
         assert context.environment["RAY_AUTH_TOKEN_PATH"] == str(world.state.token_path)
         assert context.environment["CAI_RAY_TEMP"] == "/tmp/x"
+        assert float(context.environment["CAI_NODE_PATIENCE"]) == 7
+
+    def test_patience_of_a_node(self, world: World) -> None:
+        """The longer of the two: nodes may be kept beyond the time-out."""
+        spec = world.document(provider={"type": "cai-workers", "launch_timeout": "20m"}).cluster
+        record = ClusterRecord("demo", "cai-workers", "", 1, {}, "", {}, 0)
+        for timeout, told in ((60, 1200), (3600, 3600)):
+            context = world.launcher._context(spec, record, timeout)
+            assert float(context.environment["CAI_NODE_PATIENCE"]) == told
 
 
 class TestWaiting:
     def test_head(self, world: World) -> None:
         world.launch()
-        assert world.launcher.wait_for_head(1) == "127.0.0.1:1"
+        assert world.launcher.wait_for_head(1, silent) == "127.0.0.1:1"
 
     def test_head_that_ends(self, world: World) -> None:
         world.provider.fates["head"] = "dies"
         world.launch()
         with pytest.raises(ClusterError, match="head ended while starting\nthe last words") as e:
-            world.launcher.wait_for_head(60)
+            world.launcher.wait_for_head(60, silent)
         assert e.value.code == "CAI-CLUSTER-005"
 
     def test_head_that_ends_before_its_first_word(self, world: World) -> None:
         world.provider.fates["head"] = "dies-unheard"
         world.launch()
         with pytest.raises(ClusterError) as caught:
-            world.launcher.wait_for_head(2)
+            world.launcher.wait_for_head(2, silent)
         assert caught.value.code == "CAI-CLUSTER-005"
 
     def test_head_that_hangs(self, world: World) -> None:
         world.provider.fates["head"] = "hangs"
         world.launch()
         with pytest.raises(ClusterError, match="head was not up") as caught:
-            world.launcher.wait_for_head(0)
+            world.launcher.wait_for_head(0, silent)
         assert caught.value.exit == 4
 
     @pytest.mark.parametrize("fate", ["dies", "dies-unheard"])

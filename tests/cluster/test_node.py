@@ -2,19 +2,151 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
+from support import until
 
-from ray_serve_cai.cluster.node import listens, own_address, ray_command
+from ray_serve_cai.cluster import node
+from ray_serve_cai.cluster.node import Agent, listens, own_address, own_plan, ray_command
 from ray_serve_cai.cluster.ports import free_port, is_taken
-from ray_serve_cai.plan.nodes import NodePlan
+from ray_serve_cai.plan.nodes import (
+    ASSIGNMENTS,
+    ENGINE_VARIABLE,
+    PATIENCE_VARIABLE,
+    PLAN_VARIABLE,
+    NodePlan,
+)
+from ray_serve_cai.providers.cai_library import LIMITS
 
 HEAD = NodePlan("head", "head", "head", 2, 2**30, object_store_memory=2**27)
 WORKER = NodePlan("gpu-0", "worker", "gpu", 16, 2**36, 2, (0, 1), "NVIDIA-L4")
+
+
+class TestOwnPlan:
+    @pytest.fixture(autouse=True)
+    def pod(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(ENGINE_VARIABLE, "engine7")
+        monkeypatch.delenv(PLAN_VARIABLE, raising=False)
+
+    def test_given(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(PLAN_VARIABLE, WORKER.to_json())
+        assert own_plan(tmp_path) == NodePlan.from_json(WORKER.to_json())
+
+    def test_assigned_after_the_pod_began(self, tmp_path: Path) -> None:
+        (tmp_path / ASSIGNMENTS).mkdir()
+        path = tmp_path / ASSIGNMENTS / "engine7"
+        writer = threading.Timer(0.2, path.write_text, [HEAD.to_json()])
+        writer.start()
+        assert own_plan(tmp_path) == HEAD
+        writer.join()
+
+    def test_waits_as_long_as_the_launch_call_may_take(self) -> None:
+        """The plans are written after it, and its first workers run long before."""
+        assert LIMITS["launch_workers"] < node.ASSIGNMENT_SECONDS
+
+    def test_never_assigned(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A worker whose launch got no answer ends by itself."""
+        monkeypatch.setattr(node, "ASSIGNMENT_SECONDS", 0.1)
+        with pytest.raises(TimeoutError, match=r"no plan in .*/assignments/engine7"):
+            own_plan(tmp_path)
+
+
+class TestHead:
+    """The agent's patience with the head, and the head's with its control process."""
+
+    LISTENING = """\
+import os, socket, sys, time
+folder, port = sys.argv[1], int(sys.argv[2])
+def wait(name):
+    while not os.path.exists(os.path.join(folder, name)):
+        time.sleep(0.01)
+open(os.path.join(folder, "begun"), "w").close()
+wait("listen")
+server = socket.create_server(("127.0.0.1", port))
+wait("end")
+"""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv("CAI_NODE_IP", "127.0.0.1")
+        monkeypatch.delenv(ENGINE_VARIABLE, raising=False)
+        monkeypatch.delenv(node.TEMP_VARIABLE, raising=False)
+        (tmp_path / "nodes").mkdir()
+        return tmp_path
+
+    def command(self, folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        def stand_in(plan: NodePlan, address: str, *_: object) -> list[str]:
+            return [sys.executable, "-c", code, str(folder), address.rpartition(":")[2]]
+
+        monkeypatch.setattr(node, "ray_command", stand_in)
+
+    def state(self, folder: Path, name: str) -> str:
+        try:
+            return str(json.loads((folder / "nodes" / f"{name}.json").read_text())["state"])
+        except FileNotFoundError:
+            return ""
+
+    def test_runs_once_it_answers(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A mesh accepts for it before; what others see is the row."""
+        self.command(folder, self.LISTENING, monkeypatch)
+        looks: list[bool] = []
+
+        def looking(host: str, port: int) -> bool:
+            looks.append(listens(host, port))
+            return looks[-1]
+
+        monkeypatch.setattr(node, "listens", looking)
+        running = threading.Thread(target=Agent(folder, HEAD).run)
+        running.start()
+        try:
+            until((folder / "begun").exists, 20, "its process")
+            looks.clear()
+            until(lambda: False in looks, 20, "a look in vain")
+            before = self.state(folder, "head")
+            (folder / "listen").touch()
+            until(lambda: self.state(folder, "head") == "running", 20, "its answer")
+        finally:
+            (folder / "listen").touch()
+            (folder / "end").touch()
+            running.join()
+        assert before == "starting"
+        assert self.state(folder, "head") == "ended"
+
+    def test_ends_before_it_answers(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.command(folder, "raise SystemExit(7)", monkeypatch)
+        assert Agent(folder, HEAD).run() == 7
+
+    def test_late_head(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A head may wait for a machine as long as the launcher is patient."""
+        self.command(folder, "raise SystemExit(0)", monkeypatch)
+        monkeypatch.setattr(node, "HEAD_WAIT_SECONDS", 0.0)
+        monkeypatch.setenv(PATIENCE_VARIABLE, "20")
+        found: list[int] = []
+        worker = replace(WORKER, gpu_ids=None)
+        running = threading.Thread(target=lambda: found.append(Agent(folder, worker).run()))
+        running.start()
+        until(lambda: self.state(folder, "gpu-0"), 10, "its row")
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            row = {"state": "running", "ip": "127.0.0.1", "run": "1"}
+            row |= {"ray_port": server.getsockname()[1]}
+            (folder / "nodes" / "head.json").write_text(json.dumps(row))
+            running.join()
+        assert found == [0]
+
+    def test_head_that_never_comes(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(node, "HEAD_WAIT_SECONDS", 0.1)
+        assert Agent(folder, WORKER).run() == 1
+        assert "did not come up within 0 s" in capsys.readouterr().err
 
 
 class TestCommand:
@@ -23,7 +155,7 @@ class TestCommand:
         assert command[:5] == [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
         assert set(command[5:]) > {
             "--disable-usage-stats",
-            "--labels=cai-node=head,cai-run=1f",
+            "--labels=cai-node=head,cai-run=1f,cai-role=head",
             "--num-cpus=2",
             "--num-gpus=0",
             "--memory=1073741824",

@@ -7,10 +7,12 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import until
 
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, all_clusters
 from ray_serve_cai.errors import ClusterError, StateError
@@ -160,6 +162,28 @@ class TestLock:
         assert (state.folder / "lock").exists()
         with state.locked("down"):
             assert f"{os.getpid()}" in (state.folder / "lock").read_text()
+
+    @pytest.mark.root
+    def test_lock_of_a_dead_pod_is_taken_over(
+        self, state: ClusterState, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whether a process of another host lives is not to be seen: its sign of life counts."""
+        code = HOLD.replace(
+            "with", "import ray_serve_cai.cluster.state as s; s.LEASE_SECONDS = 2\nwith", 1
+        )
+        words = ["unshare", "-u", "sh", "-c", 'hostname elsewhere; exec "$@"', "sh"]
+        pod = subprocess.Popen([*words, sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert pod.stdout is not None
+        assert pod.stdout.readline() == b"held\n"
+        monkeypatch.setattr("ray_serve_cai.cluster.state.LEASE_SECONDS", 2.0)
+        with pytest.raises(ClusterError, match="is changing"), state.locked("down"):
+            pass
+        pod.kill()
+        pod.wait()
+        lock = state.folder / "lock"
+        until(lambda: time.time() - lock.stat().st_mtime > 1.0, 10, "its silence")
+        with state.locked("down"):
+            assert f"{os.getpid()}" in lock.read_text()
 
     def test_released_after_a_failure(self, state: ClusterState) -> None:
         with pytest.raises(RuntimeError), state.locked("up"):

@@ -18,6 +18,21 @@ from ray_serve_cai.demo import model_dir
 
 pytestmark = pytest.mark.ray
 
+SPREAD = """
+from pathlib import Path
+
+
+class Spread:
+    def __init__(self, path):
+        self.path = Path(path)
+
+    def on_pre_placement_group(self, ctx):
+        ctx.placement_group.update(bundles=[{"CPU": 1}, {"CPU": 1}], strategy="STRICT_SPREAD")
+
+    def on_post_download(self, ctx):
+        self.path.write_text(str(ctx.download_result))
+"""
+
 REGION = "eu-west-1"
 SECRET = "the-secret-of-the-store"
 
@@ -120,6 +135,26 @@ def test_files_beside_the_model(cluster: Cluster, store: Store, tmp_path: Path) 
     assert (tmp_path / "tokenizer.json").read_bytes() == wanted
     assert (tmp_path / "all" / "tokenizer.json").read_bytes() == wanted
     cluster.delete("beside")
+
+
+def test_both_nodes_of_a_replica_ask_the_store(store: Store, tmp_path: Path) -> None:
+    """Here they share a disk, so that one of them brings the copy of both."""
+    before = store.gets("model.safetensors")
+    with short_folder() as folder:
+        (folder / "callbacks").mkdir()
+        (folder / "callbacks" / "spread.py").write_text(SPREAD)
+        cai = Cai(folder, {"STORE_SECRET": SECRET})
+        workers = [{"name": "side", "count": 1, "cpu": 2, "memory": "1Gi"}]
+        made = Cluster.up(cai, "spread", head={"cpu": 2, "memory": "1Gi"}, workers=workers)
+        try:
+            result = tmp_path / "result"
+            spread = {"class": "callbacks.spread.Spread", "kwargs": {"path": str(result)}}
+            made.deploy_ok("wide", **spec(store, callbacks=[spread]))
+            assert ask(made.client(), "wide") == "What is cai?"
+            assert all(node in result.read_text() for node in ("'head'", "'side-0'"))
+            assert store.gets("model.safetensors") == before + 1
+        finally:
+            cai.ok("cluster", "down", "spread", "--yes")
 
 
 def test_what_is_not_there(cluster: Cluster, store: Store) -> None:

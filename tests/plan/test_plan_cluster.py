@@ -167,6 +167,25 @@ def test_existing_owns_no_nodes() -> None:
     assert wanted_nodes(wanted, None) == ()
 
 
+class TestPods:
+    """On Cloudera AI a pod must be asked for with a size."""
+
+    WORKERS = [{"name": "a", "cpu": 4}, {"name": "b", "memory": "3Gi"}]
+
+    @pytest.mark.parametrize("kind", ["cai-applications", "cai-workers"])
+    def test_memory_where_none_is_given(self, kind: str) -> None:
+        provider = {"type": kind} | ({"head_in": "worker"} if kind == "cai-workers" else {})
+        wanted = spec(self.WORKERS, provider=provider, head={"cpu": 0})
+        plan = plan_cluster(wanted, ClusterFacts())
+        sizes = {node.id: node.memory for node in plan.nodes}
+        assert sizes == {"head": 4 * GI, "a-0": 16 * GI, "b-0": 3 * GI}
+        assert plan.notes == ("no memory given for head, a: 4.0Gi for each CPU are asked for",)
+
+    def test_head_in_the_launcher_has_what_that_has(self) -> None:
+        plan = plan_cluster(spec([], provider={"type": "cai-workers"}), ClusterFacts())
+        assert (plan.nodes[0].memory, plan.notes) == (None, ())
+
+
 def test_scaled_group_is_said() -> None:
     wanted = spec(workers=1)
     facts = ClusterFacts(fixed=fixed_part(wanted), scaled={"gpu": 3}, machine=MACHINE)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from ray_serve_cai.serving import gateway as module
-from ray_serve_cai.serving.gateway import LEASE_SECONDS, Gateway, GatewayConfig
+from ray_serve_cai.serving.gateway import LEASE_SECONDS, Gateway
+from ray_serve_cai.serving.gateway_config import GatewayConfig
 from ray_serve_cai.serving.gateway_process import router_args
 from ray_serve_cai.serving.job import ReplicaRow
 from ray_serve_cai.serving.manifest import read_manifest

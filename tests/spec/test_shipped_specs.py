@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_serve_cai.plan.cluster import ClusterFacts, Machine, plan_cluster
 from ray_serve_cai.spec import check_exposure, load_files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,6 +19,19 @@ def test_every_shipped_spec_loads(file: Path) -> None:
         assert document.kind == kind
         if kind == "Cluster":
             check_exposure(document.cluster, insecure=False)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_shipped_cluster_plans(file: Path) -> None:
+    for document in load_files([file], env=ENV):
+        if document.kind != "Cluster":
+            continue
+        spec = document.cluster
+        own = Machine(16, 128 * 1024**3, ("0",)) if spec.provider.type == "local" else None
+        plan = plan_cluster(spec, ClusterFacts(machine=own))
+        wanted = 0 if spec.provider.type == "existing" else 1 + sum(g.count for g in spec.workers)
+        assert len(plan.nodes) == wanted
+        assert {action.verb for action in plan.actions} <= {"create", "start"}
 
 
 def test_names_do_not_clash() -> None:
