@@ -6,7 +6,10 @@ Life of an engine, in this order:
 2. `listen(where)`: only for engines that bring a server of their own (`own_server`).
 3. `start(worker_id)`: when it returns, `generate` works (or the endpoint it returns answers).
 4. `generate(request, ctx)`, concurrently: an async stream with exactly one terminal item, last.
-   After `ctx.cancel()` the stream ends with a `cancelled` terminal within two seconds.
+   After `ctx.cancel()` the stream ends with a `cancelled` terminal within two seconds; a request
+   that was cancelled before its turn came never runs. A `RequestError`, raised before the first
+   item or later, ends the stream with its HTTP status; any other exception is an internal error.
+   An engine whose `EngineConfig.task` is `embed` gets `embed(request, ctx)` instead.
 5. `abort(ctx)`: a hint. What a request holds is released in `generate`'s own `finally`.
 6. `drain()`: once, before `cleanup`; a failure is logged and shutdown goes on.
 7. `cleanup()`: also after a failed `start`, on whatever exists by then; a second call does
@@ -17,100 +20,69 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
-TOKEN_COUNT_LIMIT = 2**32 - 1
+from ray_serve_cai.engines.output import (
+    TOKEN_COUNT_LIMIT,
+    FinishReason,
+    LLMEngineOutput,
+    TokenLogprob,
+    Usage,
+    chunk,
+    usage,
+)
+from ray_serve_cai.engines.request import (
+    OPTIONS,
+    Constraint,
+    ContextLengthExceeded,
+    InvalidRequest,
+    Overloaded,
+    PreprocessedRequest,
+    RequestError,
+    Unavailable,
+    Unsupported,
+)
 
-
-class FinishReason(StrEnum):
-    """Why a stream ended."""
-
-    STOP = "stop"
-    LENGTH = "length"
-    CANCELLED = "cancelled"
-    ERROR = "error"
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Token counts of one request."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-def usage(prompt_tokens: int, completion_tokens: int) -> Usage:
-    """Counts with their total, which stops at 2**32 - 1 as the wire format does."""
-    total = min(prompt_tokens + completion_tokens, TOKEN_COUNT_LIMIT)
-    return Usage(prompt_tokens, completion_tokens, total)
-
-
-@dataclass(frozen=True)
-class PreprocessedRequest:
-    """One request, tokenized by the gateway. `max_tokens` of None means up to the context."""
-
-    request_id: str
-    token_ids: Sequence[int]
-    max_tokens: int | None = None
-    stop_token_ids: Sequence[int] = ()
-    ignore_eos: bool = False
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class LLMEngineOutput:
-    """One item of a stream; terminal when `finish_reason` is set."""
-
-    token_ids: Sequence[int] = ()
-    finish_reason: FinishReason | None = None
-    completion_usage: Usage | None = None
-    error: str | None = None
-
-    @classmethod
-    def stop(cls) -> Self:
-        return cls(finish_reason=FinishReason.STOP)
-
-    @classmethod
-    def length(cls) -> Self:
-        return cls(finish_reason=FinishReason.LENGTH)
-
-    @classmethod
-    def cancelled(cls) -> Self:
-        return cls(finish_reason=FinishReason.CANCELLED)
-
-    @classmethod
-    def failed(cls, message: str) -> Self:
-        return cls(finish_reason=FinishReason.ERROR, error=message)
-
-    def with_tokens(self, token_ids: Sequence[int]) -> Self:
-        return replace(self, token_ids=tuple(token_ids))
-
-    def with_usage(self, counts: Usage) -> Self:
-        return replace(self, completion_usage=counts)
-
-
-class chunk:
-    """Constructors of non-terminal items."""
-
-    @staticmethod
-    def token(token_id: int) -> LLMEngineOutput:
-        return LLMEngineOutput(token_ids=(token_id,))
+# Everything that the author of an engine needs comes from here.
+__all__ = [
+    "OPTIONS",
+    "TOKEN_COUNT_LIMIT",
+    "Constraint",
+    "ContextLengthExceeded",
+    "EngineConfig",
+    "EngineLoad",
+    "FinishReason",
+    "GenerateContext",
+    "InvalidRequest",
+    "LLMEngine",
+    "LLMEngineOutput",
+    "Listen",
+    "Overloaded",
+    "PreprocessedRequest",
+    "RequestError",
+    "TokenLogprob",
+    "Unavailable",
+    "Unsupported",
+    "Usage",
+    "chunk",
+    "usage",
+]
 
 
 class GenerateContext:
-    """Cancellation of one request, and the signal that its first token is there."""
+    """Cancellation of one request, and the signal that its first token is there.
 
-    def __init__(self, request_id: str) -> None:
+    `on_first_token` is called once, by whoever first says so; without it the signal is only kept.
+    """
+
+    def __init__(self, request_id: str, on_first_token: Callable[[], None] | None = None) -> None:
         self.request_id = request_id
         self._cancelled = asyncio.Event()
-        self._first_token = asyncio.Event()
+        self._first_token_seen = False
+        self._on_first_token = on_first_token
 
     def cancel(self) -> None:
         self._cancelled.set()
@@ -123,12 +95,20 @@ class GenerateContext:
         await self._cancelled.wait()
 
     def notify_first_token(self) -> None:
-        """Say that the first token exists; idempotent. The driver calls it on the first chunk."""
-        self._first_token.set()
+        """Say that the first token exists; further calls do nothing.
+
+        The driver calls it on the first item with a token, so an engine need not, unless it
+        knows earlier.
+        """
+        if self._first_token_seen:
+            return
+        self._first_token_seen = True
+        if self._on_first_token is not None:
+            self._on_first_token()
 
     @property
     def first_token_seen(self) -> bool:
-        return self._first_token.is_set()
+        return self._first_token_seen
 
 
 @dataclass(frozen=True)
@@ -136,7 +116,7 @@ class EngineConfig:
     """What a started engine is. `None` means "not advertised", never zero.
 
     `context_length` and the token counts are in tokens. `endpoint` is `grpc://host:port` or
-    `http://host:port` when the engine answers there itself.
+    `http://host:port` when the engine answers there itself. `task` is what it does with a prompt.
     """
 
     model: str
@@ -149,6 +129,7 @@ class EngineConfig:
     bootstrap_host: str | None = None
     bootstrap_port: int | None = None
     endpoint: str | None = None
+    task: Literal["generate", "embed"] = "generate"
 
 
 @dataclass(frozen=True)
@@ -163,16 +144,23 @@ class Listen:
 
 @dataclass(frozen=True)
 class EngineLoad:
-    """Requests in the engine right now."""
+    """Requests in the engine right now.
+
+    `progress` is any number that changes while the engine makes tokens, None when it has none to
+    give: it tells a busy engine from a stuck one.
+    """
 
     running: int
     waiting: int
+    progress: float | None = None
 
 
 class LLMEngine(ABC):
     """Base of every engine; the module's docstring has the guarantees of each method."""
 
     own_server: ClassVar[bool] = False
+    # Which of `request.OPTIONS` it heeds; looked at only for an engine without its own server.
+    options: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     @abstractmethod
@@ -193,6 +181,10 @@ class LLMEngine(ABC):
     ) -> AsyncIterator[LLMEngineOutput]:
         """Stream the answer: zero or more chunks, then one terminal item."""
 
+    async def embed(self, request: PreprocessedRequest, ctx: GenerateContext) -> Sequence[float]:
+        """The vector of the request's tokens."""
+        raise Unsupported(f"{type(self).__name__} makes no embeddings")
+
     async def abort(self, ctx: GenerateContext) -> None:  # noqa: B027 - optional by contract
         """A request was cancelled."""
 
@@ -201,12 +193,13 @@ class LLMEngine(ABC):
         return
 
     async def probe(self) -> None:
-        """Make one token and raise if that fails: what `start` promised. An engine that does not
-        generate proves itself in its own way."""
+        """Make one token and raise if that fails: what `start` promised, and asked again from
+        time to time while the engine serves. One that does not generate proves itself in its own
+        way."""
         request = PreprocessedRequest("probe", token_ids=(1,), max_tokens=1)
         async for output in self.generate(request, GenerateContext("probe")):
             if output.finish_reason is FinishReason.ERROR:
-                raise RuntimeError(output.error or "the engine failed to make a token")
+                raise RuntimeError(output.message or "the engine failed to make a token")
 
     async def load(self) -> EngineLoad | None:
         """Running and waiting requests, or None when the engine cannot tell."""

@@ -118,7 +118,7 @@ class _Check:
             self.fail("generate-failed", error)
             return False
         if items[-1].finish_reason is FinishReason.ERROR:
-            self.fail("generate-failed", items[-1].error or "it ended with an error")
+            self.fail("generate-failed", items[-1].message or "it ended with an error")
             return False
         if not _tokens(items):
             self.fail("no-chunk", "no item had a token")

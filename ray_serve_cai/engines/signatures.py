@@ -8,10 +8,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 
-from ray_serve_cai.engines.base import LLMEngine
+from ray_serve_cai.engines.base import OPTIONS, LLMEngine
 
 _METHODS = (
-    *("from_args", "listen", "start", "generate", "abort"),
+    *("from_args", "listen", "start", "generate", "embed", "abort"),
     *("health", "probe", "load", "drain", "cleanup"),
 )
 
@@ -23,6 +23,9 @@ def signature_faults(kind: object) -> list[str]:
     missing = sorted(kind.__abstractmethods__)
     if missing:
         return [f"{kind.__name__} has no {', '.join(missing)}"]
+    unknown = sorted(set(kind.options) - OPTIONS)
+    if unknown:
+        return [f'{kind.__name__}.options: a request has no option "{unknown[0]}"']
     return [fault for name in _METHODS for fault in _faults(kind, name)]
 
 

@@ -94,7 +94,7 @@ class _Servicer(pb_grpc.VllmEngineServicer):  # type: ignore[misc]
                     if request.stream:
                         yield _chunk(output, prompt, len(sent), index)
                 if output.finish_reason is FinishReason.ERROR:
-                    await context.abort(grpc.StatusCode.INTERNAL, output.error or "engine error")
+                    await context.abort(grpc.StatusCode.INTERNAL, output.message or "engine error")
                 if output.finish_reason is not None:
                     yield _complete(output, sent, prompt, index)
         except asyncio.CancelledError:

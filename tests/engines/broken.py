@@ -41,6 +41,10 @@ class SyncCleanup(Base):
         pass
 
 
+class UnknownOption(Base):
+    options = frozenset({"top_q"})
+
+
 class NotNullSafe(Base):
     async def start(self, worker_id: int) -> EngineConfig:
         self.held = object()
@@ -62,7 +66,7 @@ class Nameless(Base):
 
 class Failing(Base):
     async def generate(self, request: PreprocessedRequest, ctx: GenerateContext) -> Stream:
-        yield LLMEngineOutput.failed("out of everything")
+        yield LLMEngineOutput.error("out of everything")
 
 
 class Raising(Base):
@@ -97,7 +101,7 @@ class Endless(Base):
 
 class OneAtATime(Base):
     async def generate(self, request: PreprocessedRequest, ctx: GenerateContext) -> Stream:
-        if self._running:
+        if self._places.running:
             raise RuntimeError("busy")
         async for item in super().generate(request, ctx):
             yield item
@@ -182,6 +186,7 @@ class LeavesAThread(Base):
 BROKEN: list[tuple[str, type[Base]]] = [
     ("signature-drift", StartWithoutId),
     ("signature-drift", SyncCleanup),
+    ("signature-drift", UnknownOption),
     ("cleanup-without-start", NotNullSafe),
     ("start-failed", DoesNotStart),
     ("empty-model", Nameless),

@@ -38,7 +38,7 @@ class Broken(EchoEngine):
         self, request: PreprocessedRequest, ctx: GenerateContext
     ) -> AsyncIterator[LLMEngineOutput]:
         yield chunk.token(1)
-        yield LLMEngineOutput.failed("the engine is on fire")
+        yield LLMEngineOutput.error("the engine is on fire")
 
     async def health(self) -> None:
         raise RuntimeError("on fire")
