@@ -215,6 +215,8 @@ def _strategy(spec: ModelSpec, facts: ModelFacts, replicas: int) -> Strategy:
         return "start"
     if current.digest == digest_of(spec, facts.code) and facts.healthy:
         return "none" if current.replicas == replicas else "scale"
+    if not current.replicas:
+        return "start"
     free = sum(_fit(spec, r.free_cpu, r.free_gpu, r.free_memory) for r in facts.nodes)
     return "beside" if free >= replicas else "stop-then-start"
 
@@ -229,9 +231,11 @@ def _actions(
     if strategy == "scale":
         return (Action("scale", "model", spec.name, f"{old.replicas} to {replicas} replicas"),)
     how = {
+        "start": "no replica of the old one runs",
         "beside": "the new one starts beside the old one, no request is lost",
         "stop-then-start": "no room for both: stop, then start; the model is away meanwhile",
     }[strategy]
+    how = how if replicas else "without replicas, the model is idle"
     detail = f"revision {old.number} by {revision}: {how}"
     return (Action("replace", "model", spec.name, detail),)
 

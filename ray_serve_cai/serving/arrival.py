@@ -27,6 +27,8 @@ def wait_for_revision(
     `deadline` is monotonic. Raises `ModelError`: CAI-CLUSTER-006 when that takes too long, else
     what made the replicas fail.
     """
+    if not record.replicas:
+        return
     gateway = find_gateway(cluster)
     report("scheduling", f"{record.replicas} replicas")
     status_due = 0.0
@@ -43,8 +45,6 @@ def wait_for_revision(
 
     if not wait_until(ready, deadline, POLL_SECONDS):
         raise ModelError("CAI-CLUSTER-006", late(record, rows_of(cluster, record)))
-    if not record.replicas:
-        return
     endpoints = [row.endpoint for row in rows_of(cluster, record) if row.endpoint]
     report("ready", "waiting for the gateway")
     if not wait_until(lambda: ask(gateway.routed.remote(endpoints)), deadline, POLL_SECONDS):
@@ -53,7 +53,9 @@ def wait_for_revision(
 
 
 def serves(cluster: str, record: RevisionRecord) -> bool:
-    """Whether Serve has the revision and has not given it up."""
+    """Whether Serve has the revision and has not given it up; an idle one it need not have."""
+    if not record.replicas:
+        return True
     status = application_status(cluster, record.model, record.revision)
     return status is not None and status.status.value not in ("DEPLOY_FAILED", "NOT_STARTED")
 

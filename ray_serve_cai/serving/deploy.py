@@ -107,7 +107,7 @@ class Deployer:
             if before is not None and (plan.strategy == "stop-then-start" or not room):
                 report("stopping", f"revision {before.revision}")
                 delete_application(self._record.name, plan.name, before.revision)
-            start_application(plan, job, record.placement)
+            self._start(plan, job, record)
         except BaseException as error:
             self._give_up(record, error, report)
             raise
@@ -156,7 +156,7 @@ class Deployer:
         return bool(revisions)
 
     def scale(self, model: str, replicas: int) -> ModelPlan:
-        """Change the number of replicas until the next `deploy`; does not wait.
+        """Change the number of replicas until the next `deploy`; does not wait for new ones.
 
         Raises `ModelError` (CAI-MODEL-002) when the model does not run.
         """
@@ -185,15 +185,28 @@ class Deployer:
         record.replicas = plan.replicas
         job = self._job(document, record, RESTART_SECONDS)
         try:
-            start_application(plan, job, record.placement)
+            if plan.replicas:
+                self._start(plan, job, record)
             if timeout is not None:
                 self._wait(record, report, time.monotonic() + timeout)
         except BaseException:
-            start_application(replace(plan, replicas=before), job, record.placement)
+            self._start(replace(plan, replicas=before), job, record)
             raise
         record.raw = document.raw
         self._state.set_variables(document.variables, owner_of(record))
         self._revisions.save(record)
+        if not plan.replicas:
+            # After it is on record: a model that is idle has nothing to come back to.
+            self._start(plan, job, record)
+
+    def _start(self, plan: ModelPlan, job: ReplicaJob, record: RevisionRecord) -> None:
+        """Ask Serve for the plan's replicas. Serve takes no count of zero: a revision without
+        replicas has no application."""
+        if not plan.replicas:
+            delete_application(self._record.name, record.model, record.revision)
+            return
+        ask(find_gateway(self._record.name).admit.remote(record.model, record.revision))
+        start_application(plan, job, record.placement)
 
     def _wait(self, record: RevisionRecord, report: Report, deadline: float) -> None:
         wait_for_revision(self._record.name, record, report, deadline)
@@ -249,9 +262,8 @@ class Deployer:
             placed_by="its hooks" if record.placement is not None else "",
         )
         plan = plan_model(document.model, facts)
-        ask(find_gateway(self._record.name).admit.remote(record.model, record.revision))
         job = self._job(document, record, RESTART_SECONDS)
-        start_application(replace(plan, replicas=record.replicas), job, record.placement)
+        self._start(replace(plan, replicas=record.replicas), job, record)
 
     def _clear_half_made(self, model: str) -> None:
         """A deploy that was killed leaves a revision that nobody waits for."""

@@ -219,6 +219,26 @@ class TestBesideEachOther:
         until(lambda: len(cluster.model("steady")["instances"]) == 1, 30, "one replica again")
         assert ask(client, "steady")
 
+    def test_no_replicas(self, cluster: Cluster, client: Any) -> None:
+        """Idle is a state of its own: nothing runs, and the next count starts it again."""
+        cluster.deploy_ok("lazy", replicas=0, **SMALL)
+        for up in (("scale", "lazy", "1"), ("deploy", spec_path(cluster, "lazy"))):
+            row = cluster.model("lazy")
+            assert (row["state"], row["replicas"], row["instances"]) == (
+                "idle",
+                {"ready": 0, "wanted": 0},
+                [],
+            )
+            with pytest.raises(openai.APIStatusError):
+                ask(client, "lazy")
+            assert cluster.cai.ok("model", "wait", "lazy").stdout == f"{cluster.url}/v1\n"
+            cluster.cai.ok("model", *up, *(() if up[0] == "scale" else ("--set", "replicas=1")))
+            cluster.cai.ok("model", "wait", "lazy")
+            assert ask(client, "lazy")
+            cluster.cai.ok("model", "scale", "lazy", "0")
+        assert cluster.model("lazy")["revision"] == 1
+        cluster.delete("lazy")
+
 
 def echo(name: str) -> dict[str, Any]:
     from support import echo_spec

@@ -133,6 +133,28 @@ class TestWhatServesAlready:
         assert "the model is away meanwhile" in found.actions[0].detail
 
 
+class TestIdle:
+    """A model without replicas."""
+
+    def test_up_and_down_are_scaling(self) -> None:
+        down = plan(model(replicas=0), room(), **serving(model()))
+        assert (down.strategy, down.actions[0].detail) == ("scale", "1 to 0 replicas")
+        up = plan(model(), room(), **serving(model(), 0))
+        assert (up.strategy, up.actions[0].detail) == ("scale", "0 to 1 replicas")
+
+    def test_change_of_it_stops_nothing(self) -> None:
+        found = plan(model(env={"A": "1"}), room(), **serving(model(), 0))
+        assert found.strategy == "start"
+        assert found.actions[0].detail == "revision 3 by 4: no replica of the old one runs"
+        with pytest.raises(NoFreeRoom):
+            plan(model(env={"A": "1"}), room(free=1), **serving(model(), 0))
+
+    def test_change_to_it(self) -> None:
+        found = plan(model(env={"A": "1"}, replicas=0), room(free=0), **serving(model()))
+        assert found.strategy == "beside"
+        assert found.actions[0].detail.endswith("without replicas, the model is idle")
+
+
 @pytest.mark.parametrize(("least", "count"), [(0, 1), (1, 1), (2, 2)])
 def test_range_runs_its_least(least: int, count: int) -> None:
     found = plan(model(replicas={"min": least, "max": 4}), room())
