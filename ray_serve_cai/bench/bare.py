@@ -16,7 +16,7 @@ import httpx
 
 from ray_serve_cai.bench.load import Target
 from ray_serve_cai.cluster.ports import free_port
-from ray_serve_cai.engines.vllm_config import command_line
+from ray_serve_cai.engines.vllm_args import command_line
 from ray_serve_cai.errors import EngineError
 
 START_SECONDS = 300.0

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,8 +21,9 @@ from ray_serve_cai.engines.base import (
     PreprocessedRequest,
 )
 from ray_serve_cai.engines.http_front import HttpFront
+from ray_serve_cai.engines.vllm_args import command_line
 from ray_serve_cai.engines.vllm_client import GrpcFront
-from ray_serve_cai.engines.vllm_config import command_line
+from ray_serve_cai.engines.vllm_front import servicer
 from ray_serve_cai.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -147,15 +147,6 @@ class VLLMEngine(LLMEngine):
 
         parser.error = refuse  # type: ignore[assignment,method-assign]
         return parser.parse_args(line)
-
-
-def servicer() -> str:
-    """Which gRPC front the installed packages give: `rust` or `python`."""
-    if find_spec("smg_grpc_servicer") is None:
-        raise EngineError("CAI-ENGINE-002", 'the grpc transport needs "smg-grpc-servicer"')
-    from smg_grpc_servicer.vllm.rust import upstream_hook_installed
-
-    return "rust" if upstream_hook_installed() else "python"
 
 
 def _set_environment(where: Listen) -> None:

@@ -9,7 +9,8 @@ from ray_serve_cai.cluster.ray_session import alive_nodes
 from ray_serve_cai.cluster.state import ClusterState
 from ray_serve_cai.engines import command
 from ray_serve_cai.engines.registry import get_registry
-from ray_serve_cai.engines.vllm_config import check_args, choose_transport
+from ray_serve_cai.engines.vllm_args import check_args
+from ray_serve_cai.engines.vllm_front import choose_transport
 from ray_serve_cai.errors import EngineError
 from ray_serve_cai.plan.model import NodeRoom, Transport
 from ray_serve_cai.spec import Document

@@ -15,7 +15,7 @@ from ray_serve_cai.callbacks.build import CallbackSpec
 from ray_serve_cai.callbacks.context import DownloadMode, download_mode, env_vars, wrong_field
 from ray_serve_cai.callbacks.node_init import folder_of
 from ray_serve_cai.callbacks.runner import Runner, load
-from ray_serve_cai.engines.vllm_config import check_args
+from ray_serve_cai.engines.vllm_args import check_args
 from ray_serve_cai.errors import HookError, StorageError
 from ray_serve_cai.serving.job import ReplicaJob, merged
 from ray_serve_cai.storage.source import BUILT_IN_PREFIX, check_folder, fetch, local_folder

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ray_serve_cai.errors import PlanError
 
@@ -38,20 +38,6 @@ def check_args(args: Mapping[str, Any], *, transport: str) -> None:
             raise PlanError("CAI-PLAN-002", f"engine.args.{name}: vLLM has no such argument{hint}")
 
 
-def choose_transport(
-    wanted: Literal["auto", "grpc", "http"], args: Mapping[str, Any]
-) -> dict[Literal["grpc", "http"], str]:
-    """The transport and why it is chosen."""
-    if wanted != "auto":
-        return {wanted: "the spec says so"}
-    front_only = [name for name in args if name.replace("-", "_") in _front_only()]
-    if front_only:
-        return {"http": f"engine.args.{front_only[0]} belongs to vLLM's own HTTP server"}
-    if find_spec("vllm") is not None and find_spec("smg_grpc_servicer") is None:
-        return {"http": "smg-grpc-servicer is not installed"}
-    return {"grpc": "fastest: templates, tokenization and streaming run in the gateway"}
-
-
 @cache
 def known_args(transport: str) -> frozenset[str]:
     """Names of the installed vLLM's engine arguments, with its HTTP server's for `http`.
@@ -67,7 +53,8 @@ def known_args(transport: str) -> frozenset[str]:
     return names | _fields(root, *_FRONT_SOURCE) if transport == "http" else names
 
 
-def _front_only() -> frozenset[str]:
+def front_args() -> frozenset[str]:
+    """Names of the arguments that only vLLM's HTTP server has."""
     return known_args("http") - known_args("grpc")
 
 
