@@ -195,9 +195,10 @@ def test_one_downloads_and_the_others_wait(
 def test_waiter_goes_on_when_the_first_is_killed(
     model: S3, proxy: Proxy, processes: Processes, tmp_path: Path
 ) -> None:
-    slow = proxy.add(Fault("/m/", rate=500_000.0))
+    # Some 15 s for all of it: the waiter's interpreter has to start meanwhile.
+    slow = proxy.add(Fault("/m/", rate=50_000.0))
     first = processes.start(model.url(), tmp_path / "here")
-    until(lambda: proxy.sent > SIZE // 4, 60, "some bytes for the first")
+    until(lambda: proxy.sent > (THREADS + 1) * PIECE, 60, "some bytes for the first")
     waiter = processes.start(model.url(), tmp_path / "here")
     until(lambda: sum("list-type" in each.query for each in proxy.seen) > 1, 60, "the waiter")
     slow.times = 0
