@@ -30,6 +30,7 @@ from typing import Any
 from ray_serve_cai.bench import platform_library
 from ray_serve_cai.cluster.launcher import Launcher, launcher_of, new_record
 from ray_serve_cai.cluster.state import ClusterState
+from ray_serve_cai.files import replace_text
 from ray_serve_cai.plan.cluster import ClusterPlan, plan_cluster
 from ray_serve_cai.plan.nodes import ASSIGNMENTS, HEAD, NodePlan
 from ray_serve_cai.spec import Document, load_files
@@ -199,10 +200,7 @@ def _write_row(folder: Path, node: NodePlan) -> None:
     row: dict[str, Any] = {"id": node.id, "role": node.role, "group": node.group, "run": "0"}
     row |= {"state": "running", "cpu": node.cpu, "gpu": node.gpu, "memory": node.memory}
     row |= {"ip": "10.100.0.1", "ray_port": 6379} if node.id == HEAD else {"ip": "10.100.0.2"}
-    path = folder / "nodes" / f"{node.id}.json"
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(row, indent=1))
-    os.replace(partial, path)
+    replace_text(folder / "nodes" / f"{node.id}.json", json.dumps(row, indent=1))
 
 
 def _silent(*_: object) -> None:

@@ -10,7 +10,8 @@ import uuid
 from pathlib import Path
 from types import FrameType
 
-from ray_serve_cai.cluster.node import listens, own_address, ray_command
+from ray_serve_cai.cluster.node import own_address, ray_command
+from ray_serve_cai.cluster.ports import listens, speaks
 from ray_serve_cai.errors import INTERRUPTED, CaiError, ClusterError
 from ray_serve_cai.plan.nodes import NodePlan
 from ray_serve_cai.providers.processes import kill_marked, marks
@@ -33,11 +34,13 @@ def join(
     """Run Ray as a worker of the head at `address` until it ends; returns its exit status.
 
     What is not given is what this machine has. Raises `ClusterError` (CAI-CLUSTER-007) when
-    nothing listens at the address or no token is at hand.
+    no Ray answers at the address or no token is at hand.
     """
     host, _, port = address.rpartition(":")
     if not port.isdigit() or not listens(host, int(port)):
         raise ClusterError("CAI-CLUSTER-007", f"nothing listens at {address}")
+    if not speaks(host, int(port)):
+        raise ClusterError("CAI-CLUSTER-007", f"what listens at {address} is no Ray, or held up")
     token = token_file or Path(os.environ.get("RAY_AUTH_TOKEN_PATH", ""))
     if not token.is_file():
         raise ClusterError(

@@ -31,8 +31,9 @@ from ray_serve_cai.cluster.pod import (
     pod_memory,
     shared_memory,
 )
-from ray_serve_cai.cluster.ports import free_port
+from ray_serve_cai.cluster.ports import free_port, listens, speaks
 from ray_serve_cai.cluster.state import NODES
+from ray_serve_cai.files import replace_text
 from ray_serve_cai.plan.nodes import (
     ASSIGNMENTS,
     ENGINE_VARIABLE,
@@ -47,6 +48,12 @@ from ray_serve_cai.providers.processes import kill_marked, marks
 TEMP_VARIABLE = "CAI_RAY_TEMP"
 # At least, whatever the launcher's patience.
 HEAD_WAIT_SECONDS = 900.0
+# Ray itself would try for a quarter of an hour.
+SILENT_HEAD_SECONDS = 60.0
+SILENT = (
+    "the head at {} takes connections and says nothing for {:.0f} s: a service mesh or firewall "
+    "holds up what pods say to each other"
+)
 # The launch call may go on that long after the first of its pods has started; NFS adds its own
 # delay.
 ASSIGNMENT_SECONDS = LIMITS["launch_workers"] + 120.0
@@ -156,12 +163,20 @@ class Agent:
         self._write("starting")
         patience = max(float(os.environ.get(PATIENCE_VARIABLE, 0)), HEAD_WAIT_SECONDS)
         deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
+        silent_since: float | None = None
+        while (now := time.monotonic()) < deadline:
             row = _read(self._folder / "nodes" / f"{HEAD}.json")
             if row.get("state") == "running" and listens(row["ip"], row["ray_port"]):
-                # A platform may restart the head by itself; its successor is another Ray.
-                self._row["head"] = row["run"]
-                return f"{row['ip']}:{row['ray_port']}"
+                address = f"{row['ip']}:{row['ray_port']}"
+                if speaks(row["ip"], row["ray_port"]):
+                    # A platform may restart the head by itself; its successor is another Ray.
+                    self._row["head"] = row["run"]
+                    return address
+                silent_since = now if silent_since is None else silent_since
+                if time.monotonic() - silent_since > SILENT_HEAD_SECONDS:
+                    raise TimeoutError(SILENT.format(address, SILENT_HEAD_SECONDS))
+            else:
+                silent_since = None
             time.sleep(POLL_SECONDS)
         raise TimeoutError(f"the head did not come up within {patience:.0f} s")
 
@@ -179,10 +194,7 @@ class Agent:
 
     def _write(self, state: str) -> None:
         self._row["state"] = state
-        path = self._row_path
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(self._row, indent=1))
-        os.replace(partial, path)
+        replace_text(self._row_path, json.dumps(self._row, indent=1))
 
 
 def own_plan(folder: Path) -> NodePlan:
@@ -239,14 +251,6 @@ def own_address() -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return "127.0.0.1"
-
-
-def listens(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def _make_private(folder: Path) -> None:

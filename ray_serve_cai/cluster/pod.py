@@ -16,12 +16,11 @@ from pathlib import Path
 
 import psutil
 
-from ray_serve_cai.plan.nodes import HEALTH_VARIABLE, NodePlan
+from ray_serve_cai.plan.nodes import BEAT_SECONDS, HEALTH_VARIABLE, NodePlan
 from ray_serve_cai.spec.base import rounded_size
 
 PORT_VARIABLE = "CDSW_APP_PORT"
 FRONT_DOOR_MODULE = "ray_serve_cai.serving.front_door"
-BEAT_SECONDS = 10.0
 DOOR_PAUSE_SECONDS = 1.0
 
 # Ray's own numbers: the share of memory that its object store takes, and the least it starts with.

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ray_serve_cai.cluster.node import own_address
 from ray_serve_cai.cluster.pod import shared_memory
+from ray_serve_cai.files import replace_text
 from ray_serve_cai.plan.nodes import ENGINE_VARIABLE
 
 PROBE_STATUS = 3
@@ -53,9 +54,7 @@ def _write(folder: Path, port: int) -> None:
         "python": f"{sys.executable} {sys.version.split()[0]}",
         "ray": shutil.which("ray") or "",
     }
-    partial = folder / f".{ROW}.partial"
-    partial.write_text(json.dumps(row))
-    os.replace(partial, folder / ROW)
+    replace_text(folder / ROW, json.dumps(row))
 
 
 class _Greeter(socketserver.BaseRequestHandler):

@@ -17,7 +17,8 @@ from typing import Any
 import ray
 from ray.exceptions import AuthenticationError, RpcError
 
-from ray_serve_cai.cluster.node import ROLE_LABEL, listens
+from ray_serve_cai.cluster.node import ROLE_LABEL
+from ray_serve_cai.cluster.ports import listens
 from ray_serve_cai.cluster.visitor import visiting
 from ray_serve_cai.errors import ClusterError
 from ray_serve_cai.interrupts import kept

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import filelock
 
 from ray_serve_cai.errors import ClusterError, StateError
+from ray_serve_cai.files import replace_text
 from ray_serve_cai.spec import Document, document_from_raw
 from ray_serve_cai.spec.base import NAME_PATTERN
 
@@ -199,7 +200,9 @@ class ClusterState:
 
     def write_private(self, path: Path, text: str) -> None:
         """Replace the file by one with this text that only this user may read."""
-        self._replace(path, text)
+        with _state_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            replace_text(path, text, durable=True)
 
     @contextmanager
     def locked(self, purpose: str) -> Iterator[None]:
@@ -235,20 +238,6 @@ class ClusterState:
     def _remove_if_empty(self) -> None:
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
-
-    def _replace(self, path: Path, text: str) -> None:
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with _state_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            try:
-                descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
 
 
 def now() -> float:

@@ -22,6 +22,10 @@ PUBLIC_VARIABLE = "CAI_PUBLIC"
 ASSIGNMENTS = "assignments"
 # Set by Cloudera AI in every workload: the platform's name of the pod.
 ENGINE_VARIABLE = "CDSW_ENGINE_ID"
+# Seconds between the signs of life of a node's agent, and without one until it counts as dead: NFS
+# clients may show a file's time up to a minute late.
+BEAT_SECONDS = 10.0
+SILENT_SECONDS = 90.0
 # Seconds that the launcher waits for its nodes, and so a node for its head.
 PATIENCE_VARIABLE = "CAI_NODE_PATIENCE"
 

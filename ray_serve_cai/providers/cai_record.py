@@ -7,12 +7,12 @@ was launched, by whom and when is written down here.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ray_serve_cai.errors import StateError
+from ray_serve_cai.files import replace_text
 
 RECORD = "workers.json"
 
@@ -54,16 +54,9 @@ def forget_workers(folder: Path, node_ids: Iterable[str]) -> None:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Put the text there at once, for this user alone; readers see all of it or nothing.
-
-    Raises `StateError` (CAI-STATE-001).
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """`replace_text` for a file of the state folder; raises `StateError` (CAI-STATE-001)."""
     try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(partial, path)
+        replace_text(path, text)
     except OSError as error:
         raise StateError("CAI-STATE-001", f"{path}: {error.strerror or error}") from error
 

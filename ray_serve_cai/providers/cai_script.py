@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from ray_serve_cai.errors import ClusterError
+from ray_serve_cai.files import READABLE, replace_text
 
 NAME = "cai_entrypoint.py"
 NAME_VARIABLE = "CAI_SCRIPT"
@@ -89,9 +90,7 @@ def write_script() -> str:
                 raise ClusterError("CAI-PROVIDER-006", f"{path} is there and not written by cai")
             if text == SCRIPT:
                 return name
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        partial.write_text(SCRIPT)
-        os.replace(partial, path)
+        replace_text(path, SCRIPT, mode=READABLE)
     except OSError as error:
         raise ClusterError("CAI-PROVIDER-006", f"{path}: {error.strerror}") from error
     return name

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ray_serve_cai.plan.nodes import SILENT_SECONDS
 from ray_serve_cai.providers.base import Node
 from ray_serve_cai.providers.cai_library import said
 from ray_serve_cai.providers.cai_record import WorkerRecord
 
 # A listing may be older than the launch that it follows.
 GRACE_SECONDS = 60.0
-# Agents give a sign every 10 s; NFS clients may show a file's time up to a minute late.
-SILENT_SECONDS = 90.0
 
 # The platform's words. Any other is of a worker whose fate is open.
 RUNNING = "running"

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ray_serve_cai.errors import CaiError, ClusterError, StateError
+from ray_serve_cai.files import replaced
 from ray_serve_cai.interrupts import held_back
-from ray_serve_cai.plan.nodes import AGENT_MODULE, ASSIGNMENTS, HEAD, NodePlan
+from ray_serve_cai.plan.nodes import AGENT_MODULE, ASSIGNMENTS, HEAD, SILENT_SECONDS, NodePlan
 from ray_serve_cai.providers.base import LaunchContext, Node, Provider
 from ray_serve_cai.providers.cai_library import (
     Launched,
@@ -33,7 +34,7 @@ from ray_serve_cai.providers.cai_record import (
     read_workers,
     replace_file,
 )
-from ray_serve_cai.providers.cai_states import SILENT_SECONDS, foreign_nodes, own_nodes
+from ray_serve_cai.providers.cai_states import foreign_nodes, own_nodes
 from ray_serve_cai.providers.local import LocalProvider
 from ray_serve_cai.spec.cluster import CaiWorkersProvider as Settings
 
@@ -273,12 +274,11 @@ def _assign(node: NodePlan, engine: str, context: LaunchContext) -> None:
     """
     folder = context.folder / ASSIGNMENTS
     log = context.logs / f"node-{node.id}.log"
-    link = log.with_name(f".{log.name}.{os.getpid()}.partial")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(f"worker-{engine}.log")
-        os.replace(link, log)
+        with replaced(log) as link:
+            link.unlink(missing_ok=True)
+            link.symlink_to(f"worker-{engine}.log")
     except OSError as error:
         raise StateError("CAI-STATE-001", f"{error.filename}: {error.strerror}") from error
     # Last: it is what the worker waits for.

@@ -22,9 +22,10 @@ import ray
 
 from ray_serve_cai.cluster.ports import is_taken
 from ray_serve_cai.errors import ClusterError
+from ray_serve_cai.files import replace_text
 from ray_serve_cai.serving.gateway_config import GatewayConfig
 from ray_serve_cai.serving.job import ReplicaRow
-from ray_serve_cai.serving.manifest import manifest_text, read_manifest, replace_file
+from ray_serve_cai.serving.manifest import manifest_text, read_manifest
 from ray_serve_cai.serving.readiness import first_token
 from ray_serve_cai.serving.status_files import ReplicaWriter
 
@@ -259,7 +260,7 @@ class Gateway:
         if self._stopped or text == self._manifest:
             return
         try:
-            replace_file(self._manifest_path, text)
+            replace_text(self._manifest_path, text)
         except OSError:
             # A full disk, say: the old list still routes, and the next tick tries again.
             log.exception("the list of replicas could not be written")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,10 +19,3 @@ def read_manifest(path: Path) -> dict[str, str]:
     except (FileNotFoundError, ValueError, KeyError):
         return {}
     return {worker["id"]: worker["url"] for worker in workers}
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Rename a new file into place: SMG may read at any moment."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

@@ -10,7 +10,8 @@ from ray.exceptions import RayError
 from ray.serve.context import _set_global_client
 from ray.serve.exceptions import RayServeException
 
-from ray_serve_cai.cluster.node import listens, own_address
+from ray_serve_cai.cluster.node import own_address
+from ray_serve_cai.cluster.ports import listens
 from ray_serve_cai.cluster.ray_session import connected, default_token_exists
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
 from ray_serve_cai.errors import CaiError, ClusterError

@@ -17,15 +17,13 @@ import psutil
 
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
 from ray_serve_cai.errors import CaiError
-from ray_serve_cai.plan.nodes import ENGINE_VARIABLE, HEAD
+from ray_serve_cai.plan.nodes import ENGINE_VARIABLE, HEAD, SILENT_SECONDS
 from ray_serve_cai.serving.revisions import Revisions
 from ray_serve_cai.serving.rows import model_row, node_row, state_word
 from ray_serve_cai.serving.status_files import Replicas, Status, read_replicas, read_status
 from ray_serve_cai.serving.target import read_target
 
 SCHEMA = "cai/v1"
-# An agent touches its row every ten seconds, and a shared folder shows that up to a minute later.
-SILENT_SECONDS = 90.0
 # The gateway actor writes every two seconds.
 STALE_SECONDS = 15.0
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_serve_cai.files import replace_text
 from ray_serve_cai.serving.job import ReplicaRow
 
 log = logging.getLogger(__name__)
@@ -91,11 +91,7 @@ def _replicas_path(gateway: Path) -> Path:
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(data, file)
-    os.replace(partial, path)
+    replace_text(path, json.dumps(data))
 
 
 def _read(path: Path) -> dict[str, Any]:

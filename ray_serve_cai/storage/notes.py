@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from ray_serve_cai.files import READABLE, replace_text
 from ray_serve_cai.storage.listing import NOTES, Remote
 
 MANIFEST = "manifest.json"
@@ -79,13 +80,7 @@ class Manifest:
         return json.dumps({"format": _FORMAT, **vars(self), "files": list(map(vars, self.files))})
 
     def write(self, folder: Path) -> None:
-        path = folder / NOTES / MANIFEST
-        partial = path.with_suffix(".partial")
-        with partial.open("w") as file:
-            file.write(self.text())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
+        replace_text(folder / NOTES / MANIFEST, self.text(), mode=READABLE, durable=True)
 
     def is_intact(self, folder: Path) -> bool:
         """Whether every file is there as it was verified."""

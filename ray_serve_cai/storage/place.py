@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from ray_serve_cai.files import replaced
 from ray_serve_cai.storage.attempts import judged, retried
 from ray_serve_cai.storage.disk import disk_error
 from ray_serve_cai.storage.listing import NOTES
@@ -54,11 +55,10 @@ def _is_object(store: Store) -> bool:
 
 
 def _link(brought: Path, target: Path) -> None:
-    partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(brought, partial)
-    except OSError:
-        # A file system without links, or with too many.
-        shutil.copyfile(brought, partial)
-    partial.rename(target)
+    with replaced(target) as partial:
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(brought, partial)
+        except OSError:
+            # A file system without links, or with too many.
+            shutil.copyfile(brought, partial)

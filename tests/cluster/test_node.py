@@ -7,16 +7,21 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 from support import until
 
 from ray_serve_cai.cluster import node
-from ray_serve_cai.cluster.node import Agent, listens, own_address, own_plan, ray_command
-from ray_serve_cai.cluster.ports import free_port, is_taken
+from ray_serve_cai.cluster.node import Agent, own_address, own_plan, ray_command
+from ray_serve_cai.cluster.ports import free_port, is_taken, listens, speaks
 from ray_serve_cai.plan.nodes import (
     ASSIGNMENTS,
     ENGINE_VARIABLE,
@@ -134,12 +139,41 @@ wait("end")
         running = threading.Thread(target=lambda: found.append(Agent(folder, worker).run()))
         running.start()
         until(lambda: self.state(folder, "gpu-0"), 10, "its row")
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            row = {"state": "running", "ip": "127.0.0.1", "run": "1"}
-            row |= {"ray_port": server.getsockname()[1]}
-            (folder / "nodes" / "head.json").write_text(json.dumps(row))
+        with speaking() as port:
+            write_head(folder, port)
             running.join()
         assert found == [0]
+
+    def test_head_that_takes_connections_and_says_nothing(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As a mesh's sidecar makes it look; Ray would be at it for a quarter of an hour."""
+        self.command(folder, "raise SystemExit(0)", monkeypatch)
+        monkeypatch.setattr(node, "SILENT_HEAD_SECONDS", 0.2)
+        monkeypatch.setattr(node, "speaks", partial(speaks, seconds=0.3))
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            write_head(folder, server.getsockname()[1])
+            assert Agent(folder, replace(WORKER, gpu_ids=None)).run() == 1
+        said = capsys.readouterr().err
+        assert "takes connections and says nothing" in said
+        assert "service mesh" in said
+        assert self.state(folder, "gpu-0") == "ended"
+
+    def test_mesh_that_lets_it_pass_after_all(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.command(folder, "raise SystemExit(0)", monkeypatch)
+        looks: list[bool] = []
+
+        def look(*where: object) -> bool:
+            looks.append(len(looks) > 2)
+            return looks[-1]
+
+        monkeypatch.setattr(node, "speaks", look)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            write_head(folder, server.getsockname()[1])
+            assert Agent(folder, replace(WORKER, gpu_ids=None)).run() == 0
+        assert looks == [False, False, False, True]
 
     def test_head_that_never_comes(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -147,6 +181,23 @@ wait("end")
         monkeypatch.setattr(node, "HEAD_WAIT_SECONDS", 0.1)
         assert Agent(folder, WORKER).run() == 1
         assert "did not come up within 0 s" in capsys.readouterr().err
+
+
+def write_head(folder: Path, port: int) -> None:
+    row = {"state": "running", "ip": "127.0.0.1", "ray_port": port, "run": "1"}
+    (folder / "nodes" / "head.json").write_text(json.dumps(row))
+
+
+@contextmanager
+def speaking() -> Iterator[int]:
+    """The port of a gRPC server, which Ray's control process is."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(None)
 
 
 class TestCommand:
@@ -223,8 +274,15 @@ class TestPorts:
             assert is_taken("127.0.0.1", port)
             assert is_taken("", port)
             assert listens("127.0.0.1", port)
+            assert not speaks("127.0.0.1", port, seconds=0.2)
         assert not is_taken("127.0.0.1", port)
         assert not listens("127.0.0.1", port)
+
+    def test_speaks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Past the proxies that the environment names."""
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        with speaking() as port:
+            assert speaks("127.0.0.1", port)
 
     def test_free_port_is_free(self) -> None:
         assert not is_taken("127.0.0.1", free_port("127.0.0.1"))

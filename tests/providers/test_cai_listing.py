@@ -14,6 +14,7 @@ from fakes.cloudera.workload import Workload
 from support import until
 
 from ray_serve_cai.errors import ClusterError
+from ray_serve_cai.plan.nodes import SILENT_SECONDS
 from ray_serve_cai.providers import cai_states
 from ray_serve_cai.providers.base import Node
 from ray_serve_cai.providers.cai_record import WorkerRecord, add_workers, read_workers
@@ -163,7 +164,7 @@ class TestElsewhere:
     def test_pending_for_long(self, away: World, other_lives: bool, state: str) -> None:
         """A worker that waits for a GPU has gone with its launcher, if nothing of it lives."""
         (record,) = read_workers(away.folder).values()
-        before = time.time() - cai_states.SILENT_SECONDS - 1
+        before = time.time() - SILENT_SECONDS - 1
         add_workers(away.folder, {"gpu-1": replace(record, engine="e1", launched=before)})
         if not other_lives:
             os.utime(away.folder / "nodes" / "gpu-0.json", (before, before))

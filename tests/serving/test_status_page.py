@@ -21,9 +21,10 @@ from doors import HOST, Door, answer, begin_stream, chunk, make_state, stand_in
 from support import until
 
 from ray_serve_cai.cluster.state import ClusterState
+from ray_serve_cai.plan.nodes import SILENT_SECONDS
 from ray_serve_cai.serving.job import ReplicaRow
 from ray_serve_cai.serving.revisions import RevisionRecord, Revisions
-from ray_serve_cai.serving.snapshot import SILENT_SECONDS, STALE_SECONDS, snapshot
+from ray_serve_cai.serving.snapshot import STALE_SECONDS, snapshot
 from ray_serve_cai.serving.status_files import (
     ReplicaWriter,
     read_replicas,
