@@ -10,7 +10,7 @@ import typer
 
 from ray_serve_cai.cli import options, output
 from ray_serve_cai.cli.options import DryRun, Duration, Json, NoWait, Set, Yes
-from ray_serve_cai.cli.plans import documents, say_life, show_plans
+from ray_serve_cai.cli.plans import documents, say_life, show_plans, show_recovery
 from ray_serve_cai.errors import CaiError, ClusterError
 
 if TYPE_CHECKING:
@@ -199,21 +199,26 @@ def down(name: Name, yes: Yes = False, json: Json = False) -> None:
 
 
 @app.command()
-def recover(name: Name, timeout: options.Timeout = RECOVER_TIMEOUT, json: Json = False) -> None:
+def recover(
+    name: Name,
+    dry_run: DryRun = False,
+    timeout: options.Timeout = RECOVER_TIMEOUT,
+    json: Json = False,
+) -> None:
     """Bring back a cluster whose head or launcher is gone, each model at its last revision."""
+    from ray_serve_cai.serving.recovery import plan_recovery
     from ray_serve_cai.serving.recovery import recover as bring_back
 
+    if dry_run:
+        show_recovery(plan_recovery(name), json=json)
+        return
     with output.phases(f"cluster {name}", json=json) as report:
         done = bring_back(name, report=report, timeout=timeout)
     if done.lost:
         what = "; ".join(f'model "{model}": {why}' for model, why in done.lost.items())
         raise ClusterError("CAI-CLUSTER-015", f'cluster "{name}" is up, but not whole: {what}')
-    data = done.plan.data()
-    data["actions"] += [
-        {"verb": "start", "kind": "model", "name": model, "detail": "its last revision"}
-        for model in done.models
-    ]
-    show_plans([{**data, "gateway_url": done.url}], many="clusters", json=json, talk=True)
+    data = {**done.plan.data(), "gateway_url": done.url}
+    show_plans([data], many="clusters", json=json, talk=True)
     output.last_line(done.url, json=json)
 
 

@@ -12,6 +12,7 @@ from ray_serve_cai.cli import output
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ray_serve_cai.plan.recovery import RecoveryPlan
     from ray_serve_cai.spec import Document
 
 
@@ -59,6 +60,13 @@ def show_plans(
     for each in plans:
         for note in each.get("notes", ()):
             output.say(f"note: {note}", style="yellow")
+
+
+def show_recovery(plan: RecoveryPlan, *, json: bool) -> None:
+    """What would be brought back, and what cannot."""
+    show_plans([plan.data()], many="clusters", json=json)
+    for each in plan.cannot:
+        output.say(f"cannot bring back {each.kind} {each.name}: {each.reason}", style="yellow")
 
 
 def say_life(providers: Sequence[str]) -> None:

@@ -184,6 +184,11 @@ def known_nodes(state: ClusterState, provider: str) -> dict[str, str]:
         return combined(state.node_rows(), None)
 
 
+def out_of_reach(state: ClusterState, provider: str, ids: Sequence[str]) -> Mapping[str, str]:
+    """`Provider.out_of_reach` of a provider named by its type."""
+    return get_provider(provider).out_of_reach(state.folder, ids)
+
+
 def public_address(state: ClusterState, record: ClusterRecord) -> str:
     """The head's base URL as its provider publishes it, or ""."""
     return get_provider(record.provider).public_address(state.folder)

@@ -208,9 +208,11 @@ def _gateway_actions(spec: ClusterSpec, facts: ClusterFacts) -> list[Action]:
 
 
 def _notes(spec: ClusterSpec, facts: ClusterFacts, nodes: tuple[NodePlan, ...]) -> list[str]:
+    counts = {group.name: group.count for group in spec.workers}
     notes = [
         f"group {group}: {count} set by `cluster scale` gives way to the file"
         for group, count in facts.scaled.items()
+        if count != counts.get(group)
     ]
     if groups := _groups_without_memory(spec):
         notes.append(

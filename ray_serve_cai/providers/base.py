@@ -81,6 +81,10 @@ class Provider(ABC):
         """The head's base URL from outside the cluster, or "" where there is none."""
         return ""
 
+    def out_of_reach(self, folder: Path, ids: Sequence[str]) -> Mapping[str, str]:
+        """Those of `ids` that live and cannot be ended from here, with the reason."""
+        return {}
+
     @abstractmethod
     def terminate(self, folder: Path, ids: Sequence[str]) -> None:
         """End the nodes and everything they started."""

@@ -126,10 +126,20 @@ class CaiWorkersProvider(Provider):
             *foreign_nodes(folder, _without(records, own), now),
         ]
 
+    def out_of_reach(self, folder: Path, ids: Sequence[str]) -> Mapping[str, str]:
+        """The live workers of other workloads."""
+        here, wanted = engine_id(), set(ids)
+        others = {key: each for key, each in read_workers(folder).items() if each.by != here}
+        return {
+            node.id: f"launched by workload {others[node.id].by}"
+            for node in foreign_nodes(folder, others, time.time())
+            if node.id in wanted and node.state != "lost"
+        }
+
     def terminate(self, folder: Path, ids: Sequence[str]) -> None:
         """Raises `ClusterError` (CAI-PROVIDER-005) for live workers of another workload, after
         those of this one have been ended."""
-        here, now = engine_id(), time.time()
+        here = engine_id()
         known, wanted = read_workers(folder), set(ids)
         records = {key: record for key, record in known.items() if key in wanted}
         own = {key: record for key, record in records.items() if here and record.by == here}
@@ -137,12 +147,7 @@ class CaiWorkersProvider(Provider):
             self._local.terminate(folder, local)
         if engines := [record.engine for record in own.values() if record.engine != here]:
             find_library().stop(engines)
-        others = {key: record for key, record in known.items() if record.by != here}
-        foreign = {
-            node.id: records[node.id].by
-            for node in foreign_nodes(folder, others, now)
-            if node.id in wanted and node.state != "lost"
-        }
+        foreign = self.out_of_reach(folder, ids)
         gone = records.keys() - foreign.keys()
         for key in gone:
             (folder / ASSIGNMENTS / records[key].engine).unlink(missing_ok=True)
@@ -151,7 +156,7 @@ class CaiWorkersProvider(Provider):
             owners = ", ".join(sorted(set(foreign.values())))
             raise ClusterError(
                 "CAI-PROVIDER-005",
-                f"{', '.join(sorted(foreign))}: launched by workload {owners}; a node counts as "
+                f"{', '.join(sorted(foreign))}: {owners}; a node counts as "
                 f"ended {SILENT_SECONDS:.0f} s after its agent's last sign of life",
             )
 

@@ -141,7 +141,7 @@ class Deployer:
         None when it is there, or when there is none that ever served or was about to. Raises
         `CaiError` when it cannot be started.
         """
-        record = self._revisions.active(model) or self._revisions.starting(model)
+        record = self._revisions.last(model)
         if record is None or self._serves(record):
             return None
         self._restart(record)

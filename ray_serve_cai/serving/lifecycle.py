@@ -73,14 +73,16 @@ def up(
 
 
 def up_again(
-    document: Document, counts: Mapping[str, int], *, report: Report, timeout: float
+    document: Document,
+    plan: ClusterPlan,
+    counts: Mapping[str, int],
+    *,
+    report: Report,
+    timeout: float,
 ) -> Up:
-    """`up` of a cluster that was there, with the node counts that `cluster scale` set.
-
-    The caller holds the lock. The exposure was checked, or waived, when the cluster was made.
-    """
+    """`up` by this plan of a cluster that was there, with the node counts that `cluster scale`
+    set. The caller holds the lock."""
     state = ClusterState(document.cluster.name)
-    plan = plan_up(document, insecure=True)
     before = state.existing_record()
     if not plan.actions:
         return Up(plan, before.gateway_url)

@@ -44,15 +44,24 @@ def gateway_runs(state: ClusterState, record: ClusterRecord) -> bool:
     if not record.gateway_url:
         return False
     head = state.node_rows().get(HEAD, {})
-    if head.get("state") == "running" and _moved(head, record.ray_address):
-        # The platform restarted the head by itself, and the gateway went with the old one.
+    if head.get("state") == "running" and _moved(head, record):
+        # The gateway went with the old one.
         return False
     here = head_is_here(state, record)
     return (not here and _is_out_of_reach(state, record)) or gateway_answers(record.gateway_url)
 
 
-def _moved(head: Mapping[str, Any], known: str) -> bool:
-    return "ray_port" in head and f"{head['ip']}:{head['ray_port']}" != known
+def head_stays(state: ClusterState, record: ClusterRecord) -> bool:
+    """Whether the Ray runs that the record names, as far as the head's agent tells."""
+    if record.provider == "existing":
+        return True
+    row = state.node_rows().get(HEAD, {})
+    return row.get("state") == "running" and not _moved(row, record)
+
+
+def _moved(head: Mapping[str, Any], record: ClusterRecord) -> bool:
+    """Whether the platform started the head again by itself: another Ray, in which nothing is."""
+    return "ray_port" in head and f"{head['ip']}:{head['ray_port']}" != record.ray_address
 
 
 def _is_out_of_reach(state: ClusterState, record: ClusterRecord) -> bool:

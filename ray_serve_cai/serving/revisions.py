@@ -63,6 +63,10 @@ class Revisions:
         """The revision whose deploy is under way, or was when its command died."""
         return self._last(model, "starting")
 
+    def last(self, model: str) -> RevisionRecord | None:
+        """The revision that brings the model back: the serving, else the starting one."""
+        return self.active(model) or self.starting(model)
+
     def shown(self, model: str) -> list[RevisionRecord]:
         """Revisions that are the model now: serving, starting, or, without these, failed last."""
         records = self.of(model)
