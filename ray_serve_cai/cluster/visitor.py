@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ray_serve_cai.cluster.node import own_address, ray_command
@@ -79,13 +79,17 @@ def _end_with_parent(folder: Path) -> None:
 
 def _wait(address: str, visitor: str, process: subprocess.Popen[bytes], log: Path) -> None:
     import ray
+    from ray.exceptions import RpcError
 
-    client = ray._raylet.GcsClient(address=address)
+    client = None
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        nodes = client.get_all_node_info(timeout=5).values()
-        if any(node.labels.get("cai-node") == visitor for node in nodes):
-            return
+        # A head that is busy, or held up by a mesh, does not answer in time.
+        with suppress(RpcError):
+            client = client or ray._raylet.GcsClient(address=address)
+            nodes = client.get_all_node_info(timeout=5).values()
+            if any(node.labels.get("cai-node") == visitor for node in nodes):
+                return
         time.sleep(POLL_SECONDS)
     said = log.read_text(errors="replace")[-TAIL_CHARACTERS:].strip()
     raise ClusterError(

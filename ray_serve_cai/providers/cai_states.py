@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_serve_cai.plan.nodes import SILENT_SECONDS
+from ray_serve_cai.plan.nodes import ASSIGNMENTS, SILENT_SECONDS
 from ray_serve_cai.providers.base import Node
 from ray_serve_cai.providers.cai_library import said
 from ray_serve_cai.providers.cai_record import WorkerRecord
@@ -27,8 +28,9 @@ def own_nodes(
 ) -> list[Node]:
     """Workers of this workload. `listed` is the platform's listing by worker, `now` in epoch
     seconds."""
+    assigned = _assigned(folder)
     return [
-        _own_node(folder, node_id, record, listed.get(record.engine), now)
+        _own_node(folder, node_id, record, listed.get(record.engine), now, assigned)
         for node_id, record in records.items()
     ]
 
@@ -53,6 +55,7 @@ def _own_node(
     record: WorkerRecord,
     row: Mapping[str, Any] | None,
     now: float,
+    assigned: Collection[str],
 ) -> Node:
     """Where the platform's word is not settled, an agent that has spoken runs."""
     age = now - record.launched
@@ -64,6 +67,9 @@ def _own_node(
     words = "; ".join(word for word in (status, said(row)) if word)
     if status in ENDED:
         return Node(node_id, "lost", f"the platform says {words}")
+    if age >= GRACE_SECONDS and record.engine not in assigned:
+        # It waits for a word that nobody will give any more.
+        return Node(node_id, "lost", "its launcher died before it was told which node it is")
     has_address = row.get("ip_address") not in UNKNOWN_ADDRESS
     if (status == RUNNING and has_address) or _row_path(folder, node_id).exists():
         return Node(node_id, "running")
@@ -86,6 +92,14 @@ def _foreign_node(
     if alive or now - record.launched < SILENT_SECONDS:
         return Node(node_id, "pending", f"seen by workload {record.by} alone")
     return Node(node_id, "lost", "its agent never gave a sign")
+
+
+def _assigned(folder: Path) -> Collection[str]:
+    """Workers that were told which node they are."""
+    try:
+        return frozenset(os.listdir(folder / ASSIGNMENTS))
+    except FileNotFoundError:
+        return ()
 
 
 def _silence(folder: Path, node_id: str, now: float) -> float | None:

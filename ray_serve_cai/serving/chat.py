@@ -16,6 +16,8 @@ from ray_serve_cai.providers.cai_http import tls_context
 
 ANSWER_SECONDS = 600.0
 PLATFORM_KEY = "CDSW_APIV2_KEY"
+LOGIN = "{}: the login in front of the endpoint did not let the key in"
+HINT = f"Set {PLATFORM_KEY} to a v2 key of the workbench with audience Application."
 
 
 class Dialogue:
@@ -50,6 +52,8 @@ class Dialogue:
     def _stream(self, body: dict[str, Any]) -> Iterator[str]:
         try:
             with self._client.stream("POST", "/v1/chat/completions", json=body) as reply:
+                if reply.is_redirect:
+                    raise ModelError("CAI-MODEL-003", LOGIN.format(reply.status_code), hint=HINT)
                 if not reply.is_success:
                     reply.read()
                     raise ModelError("CAI-MODEL-003", _said(reply))

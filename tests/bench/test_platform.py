@@ -8,10 +8,16 @@ import sys
 from ray_serve_cai.bench.platform import measure_status, measure_up, workload
 from ray_serve_cai.providers.cai_workers import CaiWorkersProvider
 
+# A wait of one length costs less CPU than in proportion to the workers; more would be a launcher
+# that looks at every worker in every poll, or at every pair.
+FEW, MANY = 30, 300
 
-def test_calls_do_not_grow_with_workers() -> None:
+
+def test_up_does_not_grow_with_workers_times_polls() -> None:
     with workload() as folder:
-        few, many = (measure_up(folder, workers, late=1.0) for workers in (2, 40))
+        few, many = (measure_up(folder, workers, late=1.0) for workers in (FEW, MANY))
+    spent = [up["launch_cpu_ms"] + up["wait_cpu_ms"] for up in (few, many)]
+    assert spent[1] < spent[0] * MANY / FEW
     for up in (few, many):
         assert up["calls"].pop("launch_workers") == 2, "one for the head, one for the group"
         polls = up["seconds"] / CaiWorkersProvider.list_seconds

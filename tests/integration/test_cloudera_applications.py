@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 from fakes.cloudera.inside import SessionCai
-from fakes.cloudera.network import Network
-from fakes.cloudera.project import Project
+from fakes.cloudera.platform import Platform
 from fakes.cloudera.rest import Workbench
 from fakes.cloudera.workload import Wanted, Workload
-from support import Cluster, cluster_spec, echo_spec, until
+from support import Cluster, cluster_spec, command_line, echo_spec, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.root]
 
 SHM_MEGABYTES = 256
+READY = "cluster served: ready\n"
 QUESTION = {
     "model": "echoed",
     "messages": [{"role": "user", "content": "What is cai?"}],
@@ -27,14 +27,20 @@ QUESTION = {
 
 
 @pytest.fixture
-def bench(short_home: Path) -> Iterator[Workbench]:
-    """A workbench whose workloads have networks of their own."""
-    network = Network()
-    try:
-        with Workbench(Project(short_home, network)).serving() as made:
-            yield made
-    finally:
-        network.remove()
+def platform(short_home: Path) -> Iterator[Platform]:
+    """Launches workers, in networks of their own, for the applications of `bench` also."""
+    made = Platform(short_home)
+    made.knobs.wanted = {"shm_megabytes": SHM_MEGABYTES}
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bench(platform: Platform) -> Iterator[Workbench]:
+    with Workbench(platform.project, platform=platform).serving() as made:
+        # A cluster goes down in order before its pod does.
+        made.knobs.grace_seconds = 30.0
+        yield made
 
 
 @pytest.fixture
@@ -47,9 +53,11 @@ def cai(bench: Workbench) -> Iterator[SessionCai]:
     session.wait()
 
 
-def test_application_that_serves(bench: Workbench, cai: SessionCai) -> None:
-    """It has a page at once, then the endpoint; what dies in it comes back; then it goes."""
-    spec = cluster_spec("served", head={"cpu": 2, "memory": "1Gi"})
+def test_application_that_serves(bench: Workbench, cai: SessionCai, platform: Platform) -> None:
+    """It has a page at once, then the endpoint; what dies of it comes back; then it goes."""
+    groups = [{"name": "side", "count": 1, "cpu": 1, "memory": "1Gi"}]
+    provider, head = {"type": "cai-workers"}, {"cpu": 0, "memory": "1Gi"}
+    spec = cluster_spec("served", provider=provider, head=head, workers=groups)
     path = cai.write("home/served.yaml", spec, echo_spec("echoed"))
     words = ["cloudera", "application", "create", path, "--cpu", "2", "--memory", "4"]
     url = cai.ok(*words).stdout.strip().splitlines()[-1]
@@ -61,19 +69,29 @@ def test_application_that_serves(bench: Workbench, cai: SessionCai) -> None:
 
     (node,) = bench.applications()
     assert node.workload is not None
-    cluster = Cluster(cai, "served", path, url)
-    (agent,) = [p for p in cluster.processes() if "cluster.node" in " ".join(p.cmdline())]
-    agent.kill()
     console = node.workload.console
-    until(lambda: "recovering node head" in console.read_text(), 30, "the loss")
-    until(lambda: console.read_text().count("cluster served: ready\n") == 2, 90, "the recovery")
-    until(lambda: answers(bench, host), 30, "the model again")
+    (first,) = platform.live()
+    assert first.workload.master is node.workload
+    first.workload.kill()
+    until(lambda: "recovering node side-0" in console.read_text(), 60, "the worker's loss")
+    until(lambda: console.read_text().count(READY) == 2, 120, "another worker")
+    (second,) = platform.live()
+    assert second is not first
+    until(lambda: answers(bench, host), 60, "the model on it")
+
+    cluster = Cluster(cai, "served", path, url)
+    (agent,) = [p for p in cluster.processes("head") if "cluster.node" in command_line(p)]
+    agent.kill()
+    until(lambda: "recovering node head" in console.read_text(), 60, "the head's loss")
+    until(lambda: console.read_text().count(READY) == 3, 120, "the recovery")
+    until(lambda: answers(bench, host), 60, "the model again")
     assert bench.project.apiv2_key not in console.read_text()
     assert (cluster.folder / "token").read_text() not in ask(bench, host, "GET", "/status.json")[1]
 
     cai.ok("cloudera", "application", "delete", "cai served", "--yes")
     assert bench.applications() == []
     assert cluster.processes() == []
+    assert platform.live() == []
     assert [each.name for each in cluster.folder.iterdir()] == ["logs"]
 
 
@@ -91,6 +109,11 @@ def test_every_node_an_application(bench: Workbench, cai: SessionCai) -> None:
     assert cluster.url.startswith("http://each-head-")
     cluster.deploy_ok("echoed")
     assert answers(bench, host)
+    ask_it = ["model", "chat", "echoed", "What is cai?", "--cluster", "each"]
+    assert "What is cai?" in cai.ok(*ask_it).stdout
+    refused = cai(*ask_it, env={"CDSW_APIV2_KEY": "of-another-workbench"})
+    assert (refused.returncode, "CAI-MODEL-003" in refused.stderr) == (1, True)
+    assert "login" in refused.stderr
     assert cai.session is not None
     cai.session.kill()
     assert answers(bench, host)

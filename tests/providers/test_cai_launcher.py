@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,14 @@ import pytest
 import yaml
 from cai_world import World
 from fakes.cloudera.platform import GPU_REASON
+from fakes.cloudera.workload import Workload
+from support import until
 
 from ray_serve_cai.cluster.launcher import Launcher, new_record
 from ray_serve_cai.errors import ClusterError
 from ray_serve_cai.plan.cluster import ClusterPlan, plan_cluster
+from ray_serve_cai.plan.nodes import SILENT_SECONDS
+from ray_serve_cai.providers.cai_record import add_workers, read_workers
 from ray_serve_cai.spec import load_files
 
 PATIENCE = 1.5
@@ -95,6 +101,35 @@ def test_listing_without_answer_is_waited_out(idle: World, upping: Upping, answe
         upping.launcher.wait_for_head(PATIENCE, upping.report)
     assert caught.value.code == "CAI-CLUSTER-006"
     assert any("list_workers" in words for words in upping.said)
+
+
+def test_session_that_dies_in_the_middle(
+    idle: World, upping: Upping, enter: Callable[[Workload], None]
+) -> None:
+    """Nothing of it stays, and `up` in another session begins anew."""
+    idle.platform.knobs.gpus = 1
+    upping.launch()
+    first = list(idle.platform.workers.values())
+    session = first[0].workload.master
+    assert session is not None
+    session.kill()
+    until(lambda: not idle.platform.live(), 15, "the end of the workers, also of the pending ones")
+    enter(idle.platform.session())
+    long_ago = time.time() - SILENT_SECONDS - 1
+    records = read_workers(idle.folder).items()
+    add_workers(idle.folder, {key: replace(each, launched=long_ago) for key, each in records})
+    verbs = {action.verb for action in upping.plan().actions if action.kind == "node"}
+    assert verbs == {"replace"}
+    idle.platform.knobs.gpus = None
+    upping.launch()
+    until(lambda: len(idle.nodes()) == 4 and running(idle), 10, "the new workers")
+    live = idle.platform.live()
+    assert len(live) == 4
+    assert not any(worker in first for worker in live)
+
+
+def running(world: World) -> bool:
+    return {node.state for node in world.nodes().values()} == {"running"}
 
 
 def test_undo_needs_no_listing(idle: World, upping: Upping) -> None:

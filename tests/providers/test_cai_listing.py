@@ -14,7 +14,7 @@ from fakes.cloudera.workload import Workload
 from support import until
 
 from ray_serve_cai.errors import ClusterError
-from ray_serve_cai.plan.nodes import SILENT_SECONDS
+from ray_serve_cai.plan.nodes import ASSIGNMENTS, SILENT_SECONDS
 from ray_serve_cai.providers import cai_states
 from ray_serve_cai.providers.base import Node
 from ray_serve_cai.providers.cai_record import WorkerRecord, add_workers, read_workers
@@ -95,6 +95,18 @@ class TestList:
         monkeypatch.setattr(cai_states, "GRACE_SECONDS", 0)
         assert idle.node() == Node("gpu-0", "lost", "the platform does not list it any more")
 
+    def test_launched_by_a_command_that_died(
+        self, idle: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Before it said which nodes they are: they wait, and cost, until the next command."""
+        idle.launch(2)
+        for path in (idle.folder / ASSIGNMENTS).iterdir():
+            path.unlink()
+        until(lambda: idle.nodes()["gpu-0"].state == "running", 10, "the platform's word")
+        monkeypatch.setattr(cai_states, "GRACE_SECONDS", 0)
+        assert {node.state for node in idle.nodes().values()} == {"lost"}
+        assert "died before" in idle.nodes()["gpu-0"].message
+
     def test_no_answer(self, idle: World) -> None:
         idle.launch()
         idle.platform.knobs.broken_lists = 1
@@ -149,6 +161,8 @@ class TestElsewhere:
             away.terminate("gpu-0")
         assert e.value.code == "CAI-PROVIDER-005"
         assert set(away.nodes()) == {"gpu-0"}
+        beyond = away.provider.out_of_reach(away.folder, ["gpu-0", "gpu-1"])
+        assert beyond == {"gpu-0": f"launched by workload {owner.id}"}
 
     def test_dead_workers_are_forgotten(self, away: World) -> None:
         row, long_ago = away.folder / "nodes" / "gpu-0.json", time.time() - 3600

@@ -184,6 +184,7 @@ class Applications:
             self._check(fields)
             one = Application(self._project, self._knobs, fields)
             self._all.append(one)
+        self._project.give_name(fields["subdomain"])
         one.start()
         return one.row()
 

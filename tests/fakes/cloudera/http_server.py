@@ -33,49 +33,61 @@ class ApiServer:
         self._server.server_close()
 
 
+def answer(platform: Platform, method: str, path: str, sent: bytes) -> tuple[int, bytes] | None:
+    """Status and body of a call by somebody who may make it; None ends the connection."""
+    if method == "GET" and (found := _LIST.fullmatch(path)):
+        return _list(platform, found[1])
+    if method == "POST" and path == DASHBOARDS:
+        return _launch(platform, json.loads(sent))
+    if method == "PUT" and (found := _STOP.fullmatch(path)):
+        return _stop(platform, found[1])
+    return 404, b"{}"
+
+
+def _list(platform: Platform, engine: str) -> tuple[int, bytes]:
+    platform.calls["list"] += 1
+    platform.stall()
+    knobs = platform.knobs
+    if knobs.broken_lists > 0:
+        knobs.broken_lists -= 1
+        return 500, knobs.broken_answer
+    return 200, json.dumps(platform.listing(engine)).encode()
+
+
+def _launch(platform: Platform, body: dict[str, Any]) -> tuple[int, bytes] | None:
+    platform.calls["launch"] += 1
+    made = platform.launch(body)
+    if platform.knobs.lost_posts > 0:
+        platform.knobs.lost_posts -= 1
+        return None
+    return 201 if "id" in made else 500, json.dumps(made).encode()
+
+
+def _stop(platform: Platform, engine: str) -> tuple[int, bytes]:
+    platform.calls["stop"] += 1
+    if bad := platform.knobs.bad_stops:
+        return bad.pop(0), b"{}"
+    return (204, b"") if platform.stop(engine) else (404, b"{}")
+
+
 class _Handler(BaseHTTPRequestHandler):
     platform: Platform
 
     def do_GET(self) -> None:
-        if self._allowed() and (found := _LIST.fullmatch(self.path)):
-            self.platform.calls["list"] += 1
-            self.platform.stall()
-            knobs = self.platform.knobs
-            if knobs.broken_lists > 0:
-                knobs.broken_lists -= 1
-                self._say(500, knobs.broken_answer)
-            else:
-                self._answer(200, self.platform.listing(found[1]))
+        sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if not self._allowed():
+            self._say(401, b'{"error": "Unauthorized"}')
+        elif (said := answer(self.platform, self.command, self.path, sent)) is None:
+            self.close_connection = True
+        else:
+            self._say(*said)
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self._allowed() and self.path == DASHBOARDS:
-            self.platform.calls["launch"] += 1
-            answer = self.platform.launch(body)
-            if self.platform.knobs.lost_posts > 0:
-                self.platform.knobs.lost_posts -= 1
-                self.close_connection = True
-                return
-            self._answer(201 if "id" in answer else 500, answer)
-
-    def do_PUT(self) -> None:
-        if self._allowed() and (found := _STOP.fullmatch(self.path)):
-            self.platform.calls["stop"] += 1
-            if bad := self.platform.knobs.bad_stops:
-                self._answer(bad.pop(0), {})
-                return
-            self._answer(204 if self.platform.stop(found[1]) else 404, {})
+    do_POST = do_PUT = do_GET
 
     def _allowed(self) -> bool:
         scheme, _, text = self.headers.get("Authorization", "").partition(" ")
         user = base64.b64decode(text).decode().partition(":")[0] if scheme == "Basic" else ""
-        if user == self.platform.project.api_key:
-            return True
-        self._answer(401, {"error": "Unauthorized"})
-        return False
-
-    def _answer(self, status: int, data: Any) -> None:
-        self._say(status, b"" if status == 204 else json.dumps(data).encode())
+        return user == self.platform.project.api_key
 
     def _say(self, status: int, body: bytes) -> None:
         self.send_response(status)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -25,7 +26,8 @@ GPU_REASON = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
 class Knobs:
     """How the platform behaves; to be changed at any time.
 
-    Delays are in seconds. `gpus` is the stock of GPUs (None for plenty), `quota` how many live
+    Delays are in seconds. `late` are those of the next launches, on top of `schedule`.
+    `gpus` is the stock of GPUs (None for plenty), `quota` how many live
     workers are allowed, `refusals` how many of the next launches are refused, `refusal` what their
     answers hold (`engineId` gets a value where the key is there), `dies_after` how long a
     worker lives, `broken_lists` how many of the next listings are answered with `broken_answer`,
@@ -36,6 +38,7 @@ class Knobs:
     """
 
     schedule: float = 0.0
+    late: list[float] = field(default_factory=list)
     image_pull: float = 0.0
     late_ip: float = 0.0
     dies_after: float = 0.0
@@ -60,6 +63,7 @@ class Worker:
     workload: Workload
     asked: dict[str, Any]
     created: float
+    late: float
     scheduled: float = 0.0
     running: float = 0.0
     finished: float = 0.0
@@ -85,6 +89,8 @@ class Platform:
         self.knobs = Knobs()
         self.calls: Counter[str] = Counter()
         self.workers: dict[str, Worker] = {}
+        # Further workloads that may launch workers.
+        self.masters: Callable[[], Iterable[Workload]] = tuple
         self.half_made: set[str] = set()
         self._sessions: list[Workload] = []
         self._lock = threading.RLock()
@@ -142,7 +148,8 @@ class Platform:
                 grace_seconds=1.0,
             )
             workload = Workload(self.project, replace(wanted, **knobs.wanted), master)
-            worker = Worker(workload, body, time.time())
+            late = knobs.late.pop(0) if knobs.late else 0.0
+            worker = Worker(workload, body, time.time(), late)
             self.workers[workload.id] = worker
         row = self._row(worker)
         return {key: row[key] for key in ("id", "app_url", "status", "created_at")}
@@ -176,7 +183,8 @@ class Platform:
         return answer
 
     def _session(self, engine: str) -> Workload | None:
-        return next((each for each in self._sessions if each.id == engine), None)
+        known = (*self._sessions, *self.masters())
+        return next((each for each in known if each.id == engine), None)
 
     def _run(self) -> None:
         while not self._closed.wait(TICK_SECONDS):
@@ -195,7 +203,7 @@ class Platform:
             worker.stopped = True
             workload.stop()
         elif not worker.scheduled:
-            if now - worker.created >= knobs.schedule and self._room(worker):
+            if now - worker.created >= knobs.schedule + worker.late and self._room(worker):
                 worker.scheduled = now
         elif not worker.running:
             if now - worker.scheduled >= knobs.image_pull:

@@ -1,8 +1,8 @@
 """Runs inside a workload: `python pod.py SETTINGS`, the first process of its namespaces.
 
 Settings (JSON): `address` (with its prefix length; absent without namespaces), `hostname`,
-`temp` (source and target of a bind mount), `shm_megabytes`, `code` or `script`, `home`, `log`,
-`app_port`, `port_taken`, `web` (Unix socket that leads to the app's port), `silent_ports`,
+`temp` (source and target of a bind mount), `hosts`, `shm_megabytes`, `code` or `script`, `home`,
+`log`, `app_port`, `port_taken`, `web` (Unix socket that leads to the app's port), `silent_ports`,
 `grace_seconds`, `swallows_exit`. It says `up` on stdout and begins at a line on stdin. The end of
 stdin, be it that whoever started it died, is the end of everything in the pod. Its exit status is
 that of the code.
@@ -59,6 +59,7 @@ def set_up(settings: dict[str, Any]) -> None:
     size = settings["shm_megabytes"]
     for command in (
         f"mount --bind {source} {target}",
+        f"mount --bind {settings['hosts']} /etc/hosts",
         f"mount -t tmpfs -o size={size}m tmpfs /dev/shm",
         f"ip addr add {settings['address']} dev eth0",
         "ip link set eth0 up",

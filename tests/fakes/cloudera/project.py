@@ -44,6 +44,7 @@ class Project:
     def __post_init__(self) -> None:
         for folder in (self.home, self.temp, self.pods):
             folder.mkdir(parents=True, exist_ok=True)
+        self.hosts.write_text("127.0.0.1 localhost\n")
 
     @property
     def home(self) -> Path:
@@ -59,6 +60,18 @@ class Project:
     def pods(self) -> Path:
         """What belongs to the pods one by one: their consoles, and what is behind `temp`."""
         return self.folder / "pods"
+
+    @property
+    def hosts(self) -> Path:
+        """`/etc/hosts` of the pods, in the place of the platform's name server."""
+        return self.folder / "hosts"
+
+    def give_name(self, subdomain: str) -> None:
+        """Let pods find `<subdomain>.<domain>`; it leads to the platform's proxy."""
+        host = self.domain.partition(":")[0]
+        # In place, since the pods have this very file.
+        with self.hosts.open("a") as file:
+            file.write(f"{host} {subdomain}.{host}\n")
 
     @property
     def url(self) -> str:

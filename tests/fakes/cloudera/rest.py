@@ -24,10 +24,15 @@ from urllib.parse import parse_qsl, urlsplit
 
 from fakes.cloudera.answers import RefusedError, Row
 from fakes.cloudera.applications import Application, Applications, Knobs
+from fakes.cloudera.http_server import answer
 from fakes.cloudera.jobs import Jobs
+from fakes.cloudera.platform import Platform
 from fakes.cloudera.project import NUMBER, Project
 from fakes.cloudera.routes import ROUTES
+from fakes.cloudera.workload import Workload
 
+# What the in-session library calls.
+WORKERS = re.compile(r"/api/v1/(engines|projects)/")
 LOGIN = b"<html><title>Cloudera login</title></html>"
 NOT_FORWARDED = {"host", "connection", "transfer-encoding", "content-length"}
 
@@ -64,13 +69,22 @@ class Call:
 class Workbench:
     """The whole stand-in behind HTTP; `project` is set up to be of it."""
 
-    def __init__(self, project: Project, *, certificate: Path | None = None) -> None:
-        self.project = project
+    def __init__(
+        self,
+        project: Project,
+        *,
+        certificate: Path | None = None,
+        platform: Platform | None = None,
+    ) -> None:
+        """With a `platform`, which must be of this project, its workloads can launch workers."""
+        self.project, self.platform = project, platform
         self.knobs = Knobs()
         self.faults: list[Fault] = []
         self.calls: list[Call] = []
         self.applications = Applications(project, self.knobs)
         self.jobs = Jobs(project, self.knobs)
+        if platform is not None:
+            platform.masters = self._workloads
         host = project.network.host if project.network else "127.0.0.1"
         workbench = self
 
@@ -104,6 +118,9 @@ class Workbench:
                     run.workload.kill()
             for one in self.applications():
                 one.gone.wait(30)
+
+    def _workloads(self) -> list[Workload]:
+        return [one.workload for one in self.applications() if one.workload is not None]
 
     def made(self, method: str, path: str) -> list[Call]:
         """The calls so far whose path matches the pattern."""
@@ -155,6 +172,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._fail(fault)
                 return
             self._check_key(call)
+            if self.bench.platform is not None and WORKERS.match(call.path):
+                self._workers(self.bench.platform, call, sent)
+                return
             call.body = _body(sent)
             data = self.bench.answer(call)
         except RefusedError as error:
@@ -164,6 +184,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._fail(fault)
             return
         self._send(200, json.dumps(data).encode())
+
+    def _workers(self, platform: Platform, call: Call, sent: bytes) -> None:
+        if (said := answer(platform, call.method, call.path, sent)) is None:
+            self.close_connection = True
+        else:
+            self._send(*said)
 
     def _check_key(self, call: Call) -> None:
         kind, _, key = call.headers.get("authorization", "").partition(" ")

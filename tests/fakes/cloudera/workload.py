@@ -203,6 +203,7 @@ class Workload:
             "ip": self.ip,
             "hostname": self.id,
             "temp": [str(self.folder / "tmp"), str(self.project.temp)],
+            "hosts": str(self.project.hosts),
             "home": str(self.project.home),
             "log": str(self.console),
             "web": str(self.folder / "web"),
