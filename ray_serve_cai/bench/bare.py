@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from ray_serve_cai.bench.groups import of_server
 from ray_serve_cai.bench.load import Target
 from ray_serve_cai.cluster.ports import free_port
 from ray_serve_cai.engines.vllm_args import command_line
@@ -44,7 +45,7 @@ def bare_vllm(
             start_new_session=True,
             env={**os.environ, **defaults, **env},
         )
-    target = Target(f"http://127.0.0.1:{port}", model)
+    target = Target(f"http://127.0.0.1:{port}", model, processes=of_server(server.pid))
     try:
         _wait(server, target.url, log)
         yield target

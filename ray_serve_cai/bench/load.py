@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from statistics import median
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import aiohttp
+import psutil
+
+from ray_serve_cai.bench.answer import Answer
+from ray_serve_cai.bench.sample import Sample
 
 REQUEST_SECONDS = 300.0
+# A server that refuses at once is not asked as fast as a core can.
+PAUSE_SECONDS = 0.1
+
+# The processes that serve a target, each with the name of its group.
+Processes = Callable[[], Mapping[psutil.Process, str]]
 
 
 @dataclass(frozen=True)
@@ -21,67 +30,27 @@ class Target:
     url: str
     model: str
     key: str | None = None
+    processes: Processes | None = None
 
 
 @dataclass(frozen=True)
 class Load:
-    """`requests` in all, from `clients` at a time, of `tokens` output tokens, streamed."""
+    """From `clients` at a time, so many `requests` in all or for so many `seconds`, each of
+    `tokens` output tokens."""
 
     clients: int
-    requests: int
+    requests: int | None = None
     tokens: int = 32
     prompt: str = "Tell me about the gateway."
-
-
-@dataclass
-class Sample:
-    """One round. Times in seconds; `gaps` are between the chunks of one answer."""
-
-    wall: float = 0.0
-    first: list[float] = field(default_factory=list)
-    total: list[float] = field(default_factory=list)
-    gaps: list[float] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    @property
-    def rate(self) -> float:
-        """Answered requests a second."""
-        return len(self.total) / self.wall if self.wall else 0.0
-
-    def row(self) -> dict[str, Any]:
-        """Milliseconds, rounded, and requests a second."""
-        return {
-            "requests_per_second": round(self.rate, 2),
-            "ttft_p50_ms": _ms(quantile(self.first, 0.5)),
-            "ttft_p95_ms": _ms(quantile(self.first, 0.95)),
-            "gap_p50_ms": _ms(quantile(self.gaps, 0.5)),
-            "gap_p99_ms": _ms(quantile(self.gaps, 0.99)),
-            "latency_p50_ms": _ms(quantile(self.total, 0.5)),
-            "answered": len(self.total),
-            "failed": len(self.failures),
-        }
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of the values lie; 0 for none."""
-    if not values:
-        return 0.0
-    if share == 0.5:
-        return median(values)
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    stream: bool = True
+    seconds: float | None = None
 
 
 async def run_load(target: Target, load: Load) -> Sample:
     """One round of `load` against `target`; failures are counted, not raised."""
     sample = Sample()
-    numbers = iter(range(load.requests))
-    timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS)
-    headers = {"Authorization": f"Bearer {target.key}"} if target.key else {}
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(
-        timeout=timeout, headers=headers, connector=connector
-    ) as session:
+    numbers = _numbers(load)
+    async with _session(target) as session:
 
         async def client() -> None:
             for number in numbers:
@@ -93,9 +62,52 @@ async def run_load(target: Target, load: Load) -> Sample:
     return sample
 
 
+def _numbers(load: Load) -> Iterator[int]:
+    """One for each request; all clients take from it, and when it ends no further one is sent."""
+    until = None if load.seconds is None else time.perf_counter() + load.seconds
+    for number in count():
+        if number == load.requests or (until is not None and time.perf_counter() >= until):
+            return
+        yield number
+
+
+def _session(target: Target) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
+        headers={"Authorization": f"Bearer {target.key}"} if target.key else {},
+        connector=aiohttp.TCPConnector(limit=0),
+    )
+
+
 async def _ask(
     session: aiohttp.ClientSession, target: Target, load: Load, number: int, sample: Sample
 ) -> None:
+    answer = Answer()
+    events: list[float] = []
+    began = time.perf_counter()
+    try:
+        async with session.post(
+            f"{target.url}/v1/chat/completions", json=_body(target, load, number)
+        ) as reply:
+            if reply.status != 200:
+                answer.error = f"{reply.status}: {(await reply.text())[:200]}"
+            elif load.stream:
+                async for data in reply.content.iter_any():
+                    came = time.perf_counter()
+                    events.extend([came] * answer.feed(data))
+            else:
+                answer.whole(await reply.read())
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        answer.error = f"{type(error).__name__}: {error}"
+    ended = time.perf_counter()
+    if not answer.fault:
+        sample.add(answer, began, events, ended)
+        return
+    sample.fail(answer.fault)
+    await asyncio.sleep(PAUSE_SECONDS)
+
+
+def _body(target: Target, load: Load, number: int) -> dict[str, Any]:
     body = {
         "model": target.model,
         # A different beginning each time, so that no cache of whole prompts answers.
@@ -103,46 +115,6 @@ async def _ask(
         "max_tokens": load.tokens,
         "temperature": 0,
         "ignore_eos": True,
-        "stream": True,
+        "stream": load.stream,
     }
-    began = last = time.perf_counter()
-    first = 0.0
-    gaps: list[float] = []
-    tail = b""
-    try:
-        async with session.post(f"{target.url}/v1/chat/completions", json=body) as reply:
-            if reply.status != 200:
-                sample.failures.append(f"{reply.status}: {(await reply.text())[:200]}")
-                return
-            async for data in reply.content.iter_any():
-                now = time.perf_counter()
-                if b'"content":"' in data and not first:
-                    first = now - began
-                elif first:
-                    gaps.append(now - last)
-                last = now
-                tail = (tail + data)[-64:]
-    except (aiohttp.ClientError, TimeoutError) as error:
-        sample.failures.append(f"{type(error).__name__}: {error}")
-        return
-    if b"[DONE]" not in tail or not first:
-        sample.failures.append("the stream broke off")
-        return
-    sample.first.append(first)
-    sample.total.append(last - began)
-    sample.gaps.extend(gaps)
-
-
-def merged(samples: Sequence[Sample]) -> Sample:
-    """All rounds as one, for quantiles over all requests."""
-    whole = Sample(wall=sum(sample.wall for sample in samples))
-    for sample in samples:
-        whole.first += sample.first
-        whole.total += sample.total
-        whole.gaps += sample.gaps
-        whole.failures += sample.failures
-    return whole
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 2)
+    return body | ({"stream_options": {"include_usage": True}} if load.stream else {})
