@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ START_SECONDS = 300.0
 POLL_SECONDS = 0.2
 MODULE = "ray_serve_cai.bench.ray_serve_llm_app"
 HOST = "127.0.0.1"
+# Of its extra `llm`, which would replace vLLM; the rest is here or is not needed for text on CPUs.
+LIBRARIES = ("pyarrow", "jsonref")
 
 
 @contextmanager
@@ -44,8 +47,11 @@ def ray_serve_llm(
 ) -> Iterator[Target]:
     """Its OpenAI endpoint, up and answering; everything that it started ends with the block.
 
-    Raises `EngineError` (CAI-MODEL-002) when it does not come up.
+    Raises `EngineError`: CAI-ENGINE-002 when a library that it needs is missing, CAI-MODEL-002
+    when it does not come up.
     """
+    if missing := [name for name in LIBRARIES if find_spec(name) is None]:
+        raise EngineError("CAI-ENGINE-002", f"Ray Serve LLM needs {' and '.join(missing)} too")
     # In /tmp, since Ray puts Unix sockets in its folders and their paths end at 107 bytes.
     place = Path(tempfile.mkdtemp(prefix="cai-llm-", dir="/tmp"))
     port = free_port(HOST)
