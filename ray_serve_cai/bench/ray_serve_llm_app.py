@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import threading
+from pathlib import Path
 from typing import Any
+
+from ray_serve_cai.providers.processes import kill_marked
 
 # More than a small machine has: its actors reserve CPUs that they do not use.
 CPUS = 8
@@ -12,6 +17,8 @@ CPUS = 8
 
 def main() -> None:
     order = json.loads(sys.stdin.readline())
+    lifeline = threading.Thread(target=_end_with_parent, args=(Path(order["place"]),), daemon=True)
+    lifeline.start()
     import ray
     from ray import serve
     from ray.serve.llm import LLMConfig, build_openai_app
@@ -26,7 +33,14 @@ def main() -> None:
     )
     serve.start(http_options={"host": order["host"], "port": order["port"]})
     serve.run(build_openai_app({"llm_configs": [LLMConfig(**_config(order))]}), name="llm")
+    lifeline.join()
+
+
+def _end_with_parent(place: Path) -> None:
+    """However far the start has come by then."""
     sys.stdin.read()
+    kill_marked(place)
+    os._exit(0)
 
 
 def _config(order: dict[str, Any]) -> dict[str, Any]:
