@@ -95,15 +95,14 @@ def _own(place: Path, mode: str) -> dict[str, str]:
 
 def _direct(place: Path) -> dict[str, str]:
     """Two switches, and places of its own for what would lie below /tmp and at fixed ports."""
-    return {
+    ports = ("HAPROXY_METRICS", "HAPROXY_STATS", "FALLBACK_PROXY_HTTP", "FALLBACK_PROXY_GRPC")
+    return {f"RAY_SERVE_{name}_PORT": str(free_port("")) for name in ports} | {
         "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(place / "haproxy" / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(place / "haproxy" / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(place / "haproxy"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(place / "haproxy" / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port(HOST)),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port(HOST)),
     }
 
 
