@@ -68,6 +68,7 @@ class Cai:
         own = {
             "HOME": str(self.folder / "u"),
             "CAI_HOME": str(self.home),
+            "CAI_VALIDATE": "1",
             "CAI_CACHE": str(self.folder / "cache"),
             "HF_HUB_OFFLINE": "1",
         }

@@ -21,7 +21,7 @@ from ray_serve_cai.plan.model import ModelPlan
 from ray_serve_cai.serving.gateway_config import ACTOR_NAME, namespace
 from ray_serve_cai.serving.gateway_control import ask, find_gateway, wait_until
 from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow, merged
-from ray_serve_cai.serving.replica import STOP_SECONDS, TEARDOWN_SECONDS, Replica
+from ray_serve_cai.serving.replica import TEARDOWN_SECONDS, Replica
 
 # Serve tells each of its steps; the command line has its own words for them.
 logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -29,9 +29,8 @@ logging.getLogger("ray.serve").setLevel(logging.WARNING)
 HEALTH_PERIOD_SECONDS = 2.0
 START_ATTEMPTS = 5
 HEALTH_TIMEOUT_SECONDS = 30.0
-# A replica drains and stops within the first, and runs the last hooks of a host that died within
-# the second.
-GRACE_SECONDS = STOP_SECONDS + TEARDOWN_SECONDS + 10.0
+# Beyond its `shutdown_timeout` a replica may run the last hooks of a host that died.
+GRACE_SECONDS = TEARDOWN_SECONDS + 10.0
 DELETE_SECONDS = GRACE_SECONDS + 30.0
 
 
@@ -67,7 +66,7 @@ def start_application(
         **(_actor_options(plan) if placement is None else _placed(placement)),
         health_check_period_s=HEALTH_PERIOD_SECONDS,
         health_check_timeout_s=HEALTH_TIMEOUT_SECONDS,
-        graceful_shutdown_timeout_s=GRACE_SECONDS,
+        graceful_shutdown_timeout_s=job.shutdown_timeout + GRACE_SECONDS,
         graceful_shutdown_wait_loop_s=0.1,
         max_constructor_retry_count=3,
         # Without a version of ours Serve takes each call for new code and restarts all replicas.
@@ -109,19 +108,25 @@ def _is_over(cluster: str, names: Sequence[str]) -> bool:
     one that never found a node Serve keeps for the whole of its grace."""
     if not set(names) & set(_application_statuses()):
         return True
+    rows = _rows(cluster, names)
+    return rows is not None and all(row.phase == "failed" for row in rows)
+
+
+def _rows(cluster: str, names: Sequence[str]) -> list[ReplicaRow] | None:
+    """What the gateway knows of the applications' replicas; None when it does not answer."""
     try:
         rows: list[ReplicaRow] = ask(find_gateway(cluster).replicas.remote())
     except ClusterError:
-        return False
-    live = (row for row in rows if row.phase != "failed")
-    return not any(application_name(cluster, r.model, r.revision) in names for r in live)
+        return None
+    return [r for r in rows if application_name(cluster, r.model, r.revision) in names]
 
 
 def _delete(cluster: str, names: Sequence[str]) -> None:
     there = [name for name in names if name in _application_statuses()]
+    stopping = max((row.shutdown_timeout for row in _rows(cluster, there) or ()), default=0.0)
     for name in there:
         serve.delete(name, _blocking=False)
-    deadline = time.monotonic() + DELETE_SECONDS
+    deadline = time.monotonic() + stopping + DELETE_SECONDS
     if not wait_until(lambda: _is_over(cluster, there), deadline):
         raise ModelError("CAI-CLUSTER-006", f"still stopping: {', '.join(there)}")
 

@@ -14,9 +14,9 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from io import FileIO
@@ -33,16 +33,20 @@ from ray_serve_cai.engines.base import EngineConfig, Listen, LLMEngine
 from ray_serve_cai.engines.registry import get_registry
 from ray_serve_cai.errors import CaiError, EngineError, HookError
 from ray_serve_cai.serving.downloading import reported
+from ray_serve_cai.serving.heartbeat import Heartbeat
 from ray_serve_cai.serving.hooks import ReplicaRunner, engine_args, engine_folder, plain
-from ray_serve_cai.serving.job import Pulse, ReplicaJob
-from ray_serve_cai.serving.lifeline import die, read_exactly
+from ray_serve_cai.serving.in_flight import in_flight
+from ray_serve_cai.serving.job import ReplicaJob
+from ray_serve_cai.serving.lifeline import read_exactly, watch_orders
+from ray_serve_cai.serving.servicer import EngineServer, serve_engine
+from ray_serve_cai.serving.shutdown import Shutdown
 from ray_serve_cai.storage.watch import Watch
 
 log = logging.getLogger(__name__)
 
 PULSE_SECONDS = 1.0
-HEALTH_SECONDS = 10.0
-DRAIN_SECONDS = 60.0
+# An engine that does not answer ends no request; its successor needs its place.
+FAILED_SECONDS = 20.0
 CANCEL_SECONDS = 5.0
 MESSAGE_CHARACTERS = 10_000
 ORPHAN_SECONDS = 30.0
@@ -81,37 +85,39 @@ class Host:
         self._stop = asyncio.Event()
         # Why the replica wants the engine stopped, when it is not a plain end.
         self._failure = ""
+        self._seconds = job.shutdown_timeout
         self._elsewhere = self._other_nodes if order["others"] else None
         self._hooks = ReplicaRunner(job, self._node, self._announce, self._announce_turn)
         self._files: asyncio.Future[dict[str, Any]] | None = None
         self._engine: LLMEngine | None = None
-        self._server: Any = None
+        self._server: EngineServer | None = None
+        self._port = 0
         self._orphan = False
         self._lock = threading.Lock()
         self._torn_down: set[Point] = set()
 
     async def run(self) -> int:
         """Serve until told to stop; the exit status is 0 after an orderly end."""
-        _watch(self._orders, asyncio.get_running_loop(), self._take, self._orphaned)
+        loop = asyncio.get_running_loop()
+        watch_orders(self._orders, loop, self._take, self._orphaned)
+        # An engine with a server of its own may take the signal over.
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         try:
             config = await self._start_unless_stopped()
         except Exception as error:
             # A hook's traceback is in the log already, without the secrets of its arguments.
             log.error("the engine did not start", exc_info=not isinstance(error, HookError))
-            await self._teardown(Point.FAILED, error)
-            await self._cleanup()
+            shutdown = self._shutdown()
+            await shutdown.stage("failure hooks", self._teardown(Point.FAILED, error))
+            await self._cleanup(shutdown)
             self._send("failed", **_described(error))
             return 1
         if config is None:
-            await self._cleanup()
+            await self._cleanup(self._shutdown())
             return 0
         self._send("ready", config=asdict(config))
         await self._pulse_until_stopped()
-        if self._failure:
-            await self._teardown(Point.FAILED, EngineError("CAI-MODEL-002", self._failure))
-        await self._teardown(Point.DRAINING)
-        await self._drain()
-        await self._cleanup()
+        await self._shut_down()
         return 0
 
     def linger(self) -> None:
@@ -144,7 +150,7 @@ class Host:
         self._engine = engine = engine_class.from_args(
             {**args, "served_model_name": job.model}, folder
         )
-        port = free_port(self._listen_host)
+        self._port = port = free_port(self._listen_host)
         if engine.own_server:
             where = Listen(self._listen_host, port, job.transport, job.api_keys)
             engine.listen(where)
@@ -162,49 +168,50 @@ class Host:
     async def _serve(
         self, engine: LLMEngine, config: EngineConfig, folder: Path, port: int
     ) -> EngineConfig:
-        from ray_serve_cai.serving.servicer import serve_engine
-
-        self._server = await serve_engine(engine, config, folder, self._listen_host, port)
+        self._server = await serve_engine(
+            engine, config, folder, self._listen_host, port, check=self._job.debug
+        )
         return replace(config, endpoint=f"grpc://{self._listen_host}:{port}")
 
     async def _pulse_until_stopped(self) -> None:
+        assert self._engine is not None
+        job = self._job
+        heart = Heartbeat(self._engine, self._server, job.probe_every, job.probe_timeout)
         while not self._stop.is_set():
-            self._send("pulse", **asdict(await self._pulse()))
-            try:
+            self._send("pulse", **asdict(await heart.pulse()))
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), PULSE_SECONDS)
-            except TimeoutError:
-                continue
+        heart.stop()
 
-    async def _pulse(self) -> Pulse:
+    def _shutdown(self) -> Shutdown:
+        seconds = min(self._seconds, FAILED_SECONDS) if self._failure else self._seconds
+        return Shutdown(seconds, lambda stage: self._send("stage", stage=str(stage)))
+
+    async def _shut_down(self) -> None:
+        """In order; the replica is out of the gateway's manifest by now."""
         assert self._engine is not None
-        try:
-            async with asyncio.timeout(HEALTH_SECONDS):
-                await self._engine.health()
-                load = await self._engine.load()
-        except Exception as error:  # noqa: BLE001 - any failure of the engine is "not healthy"
-            return Pulse(healthy=False, message=f"{type(error).__name__}: {error}")
-        return Pulse(True, load.running, load.waiting) if load else Pulse(True)
+        shutdown = self._shutdown()
+        if self._server is not None:
+            self._server.refuse()
+        if self._failure:
+            error = EngineError("CAI-MODEL-002", self._failure)
+            await shutdown.stage("failure hooks", self._teardown(Point.FAILED, error))
+        await shutdown.stage("drain hooks", self._teardown(Point.DRAINING))
+        await shutdown.stage("in-flight", in_flight(self._engine, self._server, self._port))
+        await shutdown.stage("drain", self._engine.drain())
+        await self._cleanup(shutdown)
 
-    async def _drain(self) -> None:
-        """Let running requests end; the gateway sends no new ones by now."""
-        assert self._engine is not None
-        try:
-            async with asyncio.timeout(DRAIN_SECONDS):
-                while (load := await self._engine.load()) and load.running + load.waiting:
-                    await asyncio.sleep(0.2)
-                await self._engine.drain()
-        except Exception:
-            log.exception("draining failed; shutting down all the same")
+    async def _cleanup(self, shutdown: Shutdown) -> None:
+        async def release() -> None:
+            try:
+                if self._server is not None:
+                    await self._server.stop(grace=1.0)
+            finally:
+                if self._engine is not None:
+                    await self._engine.cleanup()
 
-    async def _cleanup(self) -> None:
-        try:
-            if self._server is not None:
-                await self._server.stop(grace=1.0)
-            if self._engine is not None:
-                await self._engine.cleanup()
-        except Exception:
-            log.exception("cleaning up failed")
-        await self._teardown(Point.SHUT_DOWN)
+        await shutdown.stage("cleanup", release())
+        await shutdown.stage("shutdown hooks", self._teardown(Point.SHUT_DOWN))
 
     async def _teardown(self, point: Point, error: Exception | None = None) -> None:
         """Run the point's hooks, once, whoever comes first: the loop or the lifeline."""
@@ -251,6 +258,7 @@ class Host:
     def _take(self, order: dict[str, Any]) -> None:
         if order["command"] == "stop":
             self._failure = order.get("error", "")
+            self._seconds = order["seconds"]
             self._stop.set()
         elif self._files is not None and not self._files.done():
             self._files.set_result(order)
@@ -268,25 +276,6 @@ class Host:
         # A replica that has died reads no more.
         with contextlib.suppress(BrokenPipeError):
             self._events.write(json.dumps({"event": event, **fields}) + "\n")
-
-
-def _watch(
-    orders: FileIO,
-    loop: asyncio.AbstractEventLoop,
-    take: Callable[[dict[str, Any]], None],
-    orphaned: Callable[[], None],
-) -> None:
-    """In a thread of its own, since loading a model can keep the event loop busy for minutes."""
-
-    def watch() -> None:
-        for line in orders:
-            loop.call_soon_threadsafe(take, json.loads(line))
-        try:
-            orphaned()
-        finally:
-            die()
-
-    threading.Thread(target=watch, name="lifeline", daemon=True).start()
 
 
 def _described(error: Exception) -> dict[str, str]:

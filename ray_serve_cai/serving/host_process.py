@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 Others = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 KILL_SECONDS = 5.0
+# The host keeps the time itself; one that cannot is ended this much later.
+STOP_MARGIN_SECONDS = 2.0
 TAIL_LINES = 12
 LINE_BYTES = 16 * 2**20
 # `(EngineCore pid=7) ERROR 11-21 12:26:18 [core.py:948] ValueError: no room`
@@ -44,6 +46,8 @@ class HostProcess:
         self._files: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._on_phase: Callable[[str, str], None] | None = None
+        # What it has done of its shutdown, in its own words.
+        self.stages: list[str] = []
         self._hook = ""
         # Turns of the teardown that the host has begun itself.
         self.turns: set[Turn] = set()
@@ -107,14 +111,15 @@ class HostProcess:
         return await self._ready
 
     async def stop(self, seconds: float, error: str = "") -> None:
-        """Ask the host to drain and stop; after `seconds`, or when it is gone, end its group.
+        """Ask the host to drain and stop within `seconds`; soon after, or when it is gone, end its
+        group.
 
         `error`: why it must go, for the hooks, when it has failed.
         """
         if self.returncode is None and seconds > 0:
-            await self._write({"command": "stop", "error": error})
+            await self._write({"command": "stop", "error": error, "seconds": seconds})
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), seconds)
+                await asyncio.wait_for(self._process.wait(), seconds + STOP_MARGIN_SECONDS)
         self._kill_group()
         await asyncio.wait_for(self._process.wait(), KILL_SECONDS)
         # Its last words may still be in the pipe.
@@ -155,6 +160,8 @@ class HostProcess:
             self._hook = event["hook"]
         elif kind == "turn":
             self.turns.add((event["point"], event["callback"]))
+        elif kind == "stage":
+            self.stages.append(event["stage"])
         elif kind == "files":
             self._files = asyncio.create_task(self._prepare_others(event))
         elif kind == "phase" and self._on_phase is not None:

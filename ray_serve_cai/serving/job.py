@@ -12,8 +12,9 @@ class ReplicaJob:
 
     `env`, `api_keys` and `storage_options` hold resolved secrets: they travel as data, never on a
     command line.
-    `start_timeout` is in seconds. `placement` is what it reserves, as `bundles` and `strategy`.
-    `code` holds the project's own packages, as `serving.code` packs them.
+    All times are in seconds. `placement` is what it reserves, as `bundles` and `strategy`. `code`
+    holds the project's own packages, as `serving.code` packs them. With `debug`, each stream of
+    the engine is held to the contract.
     """
 
     cluster: str
@@ -34,6 +35,10 @@ class ReplicaJob:
     custom_data: dict[str, Any] = field(default_factory=dict, repr=False)
     code: str = field(default="", repr=False)
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
+    shutdown_timeout: float = 90.0
+    probe_every: float = 15.0
+    probe_timeout: float = 60.0
+    debug: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -87,3 +92,4 @@ class ReplicaRow:
     waiting: int = 0
     log: str = ""
     pid: int = 0
+    shutdown_timeout: float = 90.0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, now
 from ray_serve_cai.plan.model import ModelPlan
 from ray_serve_cai.serving.code import pack
@@ -9,6 +12,10 @@ from ray_serve_cai.serving.job import ReplicaJob, merged
 from ray_serve_cai.serving.placement import callbacks_of, default_placement
 from ray_serve_cai.serving.revisions import RevisionRecord
 from ray_serve_cai.spec import Document
+
+log = logging.getLogger(__name__)
+
+VALIDATE = "CAI_VALIDATE"
 
 
 def new_revision(document: Document, plan: ModelPlan) -> RevisionRecord:
@@ -61,6 +68,11 @@ def job_of(
         custom_data=record.custom_data,
         code=code,
         storage_options=dict(spec.storage_options),
+        shutdown_timeout=spec.shutdown_timeout,
+        probe_every=spec.health.probe_every,
+        probe_timeout=spec.health.probe_timeout,
+        # With --debug, and wherever tests say so.
+        debug=log.isEnabledFor(logging.DEBUG) or VALIDATE in os.environ,
     )
 
 

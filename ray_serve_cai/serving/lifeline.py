@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import shutil
 import signal
+import threading
+from collections.abc import Callable
 from io import FileIO
-from typing import NoReturn
+from typing import Any, NoReturn
 
 WORKSPACE_VARIABLE = "CAI_WORKSPACE"
 
@@ -25,3 +29,22 @@ def die() -> NoReturn:
         shutil.rmtree(folder, ignore_errors=True)
     os.killpg(os.getpgid(0), signal.SIGKILL)
     raise AssertionError
+
+
+def watch_orders(
+    orders: FileIO,
+    loop: asyncio.AbstractEventLoop,
+    take: Callable[[dict[str, Any]], None],
+    orphaned: Callable[[], None],
+) -> None:
+    """In a thread of its own, since loading a model can keep the event loop busy for minutes."""
+
+    def watch() -> None:
+        for line in orders:
+            loop.call_soon_threadsafe(take, json.loads(line))
+        try:
+            orphaned()
+        finally:
+            die()
+
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()

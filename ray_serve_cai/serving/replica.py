@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 REPORT_SECONDS = 2.0
 # vLLM's engine can be silent while it compiles or prefills a long batch.
 SILENCE_SECONDS = 30.0
-STOP_SECONDS = 90.0
+# The gateway may take some seconds of the shutdown to let a replica go, not all.
+LEAST_STOP_SECONDS = 1.0
 TEARDOWN_SECONDS = 60.0
 
 
@@ -51,6 +52,7 @@ class Replica:
             phase="starting",
             node_id=context.get_node_id(),
             pid=os.getpid(),
+            shutdown_timeout=self._job.shutdown_timeout,
         )
         self._node = node_names().get(self._row.node_id, self._row.node_id)
         self._unhealthy = ""
@@ -79,12 +81,14 @@ class Replica:
 
     async def __del__(self) -> None:
         failed = self._row.phase == "failed"
+        ends = time.monotonic() + self._job.shutdown_timeout
         if not failed:
             self._row.phase = "draining"
             await self._tell_gateway("leave", self._row.replica_id)
             await self._report()
         if self._host is not None:
-            await self._host.stop(STOP_SECONDS, self._unhealthy)
+            seconds = max(LEAST_STOP_SECONDS, ends - time.monotonic())
+            await self._host.stop(seconds, self._unhealthy)
             await self._last_hooks(self._host, self._unhealthy)
         self._reports.cancel()
         if not failed:
@@ -179,6 +183,8 @@ class Replica:
         host = self._host
         if host is not None and host.pulse is not None:
             self._row.running, self._row.waiting = host.pulse.running, host.pulse.waiting
+        if host is not None and host.stages:
+            self._row.message = host.stages[-1]
         if host is not None and host.returncode is not None and self._row.phase == "ready":
             # Out of the manifest at once; Serve's health check replaces the replica.
             self._row.phase, self._row.endpoint = "failed", None

@@ -1,17 +1,16 @@
 """Any engine without a server of its own, behind the gateway's gRPC protocol.
 
-The messages are those of `smg_grpc_proto`'s `vllm_engine.proto`; the gateway tokenizes, applies
-the chat template, detokenizes and watches stop strings, so only token ids cross here.
+The gateway tokenizes, applies the chat template, detokenizes and watches stop strings, so only
+token ids cross here. `serving.servicer_wire` has the messages.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import io
 import json
+import logging
 import time
-import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -29,19 +28,23 @@ from ray_serve_cai.engines.base import (
     LLMEngine,
     LLMEngineOutput,
     PreprocessedRequest,
+    RequestError,
+    Unavailable,
+    Unsupported,
 )
+from ray_serve_cai.engines.validate import validated
+from ray_serve_cai.serving.merged import merged
+from ray_serve_cai.serving.servicer_wire import (
+    chunk_message,
+    complete_message,
+    embed_request,
+    engine_request,
+    status_of,
+)
+from ray_serve_cai.serving.tokenizer_files import TOKENIZER_CHUNK, tokenizer_zip
 
-TOKENIZER_CHUNK = 64 * 1024
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "config.json",
-    "generation_config.json",
-    "special_tokens_map.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-)
+log = logging.getLogger(__name__)
+
 # What the gateway's client expects of a server; vLLM's own gRPC server sets the same.
 SERVER_OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -52,80 +55,163 @@ SERVER_OPTIONS = (
 )
 
 
+class EngineServer:
+    """The gRPC server of an engine."""
+
+    def __init__(self, server: grpc.aio.Server, servicer: _Servicer) -> None:
+        self._server, self._servicer = server, servicer
+
+    @property
+    def live(self) -> int:
+        """Requests that have come and are not answered."""
+        return self._servicer.live
+
+    @property
+    def progress(self) -> int:
+        """Grows with each token or vector that the engine makes."""
+        return self._servicer.made
+
+    def refuse(self) -> None:
+        """Take no request any more; the gateway asks another replica instead."""
+        self._servicer.admits = False
+
+    async def stop(self, grace: float) -> None:
+        """Close the port; what still runs after `grace` seconds is cancelled."""
+        await self._server.stop(grace)
+
+
 async def serve_engine(
-    engine: LLMEngine, config: EngineConfig, model_path: Path, host: str, port: int
-) -> grpc.aio.Server:
-    """Start a gRPC server for `engine` on host:port; stop it with `server.stop()`."""
+    engine: LLMEngine,
+    config: EngineConfig,
+    model_path: Path,
+    host: str,
+    port: int,
+    *,
+    check: bool = False,
+) -> EngineServer:
+    """Start a gRPC server for `engine` on host:port. With `check`, each stream is held to the
+    contract: one that breaks it is an internal error that names the rule."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    pb_grpc.add_VllmEngineServicer_to_server(_Servicer(engine, config, model_path), server)
+    servicer = _Servicer(engine, config, model_path, check)
+    pb_grpc.add_VllmEngineServicer_to_server(servicer, server)
     checks = health.aio.HealthServicer()
     await checks.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     server.add_insecure_port(f"{host}:{port}")
     await server.start()
-    return server
+    return EngineServer(server, servicer)
 
 
 class _Servicer(pb_grpc.VllmEngineServicer):  # type: ignore[misc]
-    def __init__(self, engine: LLMEngine, config: EngineConfig, model_path: Path) -> None:
+    def __init__(
+        self, engine: LLMEngine, config: EngineConfig, model_path: Path, check: bool
+    ) -> None:
+        self.admits = True
+        self.made = 0
         self._engine = engine
         self._config = config
         self._model_path = model_path
+        self._check = check
         self._model_config = _read_json(model_path / "config.json")
+        self._ends = tuple(_ids(self._model_config.get("eos_token_id")))
         self._started = time.time()
-        self._live: dict[str, GenerateContext] = {}
+        # By the gateway's id; a request for several answers has several.
+        self._live: dict[str, list[GenerateContext]] = {}
+
+    @property
+    def live(self) -> int:
+        return len(self._live)
 
     async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        params = request.sampling_params
-        for index in range(max(1, params.n)):
-            async for response in self._stream(request, context, index):
-                yield response
-
-    async def _stream(self, request: Any, context: Any, index: int) -> AsyncIterator[Any]:
-        ctx = GenerateContext(request.request_id)
-        self._live[ctx.request_id] = ctx
-        sent: list[int] = []
-        prompt = len(request.tokenized.input_ids)
         try:
-            async for output in self._engine.generate(self._engine_request(request), ctx):
+            self._admit("generate")
+            answers = range(max(1, request.sampling_params.n))
+            wanted = [engine_request(request, index, self._ends) for index in answers]
+            self._refuse_options(wanted[0])
+            streams = [
+                self._answer(request.request_id, each, index, request.stream)
+                for index, each in enumerate(wanted)
+            ]
+            async for response in streams[0] if len(streams) == 1 else merged(streams):
+                yield response
+        except Exception as error:  # noqa: BLE001 - the engine's own
+            await _abort(context, request.request_id, error)
+
+    async def Embed(self, request: Any, context: Any) -> Any:
+        ctx = GenerateContext(request.request_id)
+        self._live.setdefault(request.request_id, []).append(ctx)
+        try:
+            self._admit("embed")
+            wanted = embed_request(request)
+            values = await self._engine.embed(wanted, ctx)
+            self.made += 1
+            return pb.EmbedResponse(
+                embedding=values,
+                prompt_tokens=len(wanted.token_ids),
+                embedding_dim=len(values),
+            )
+        except asyncio.CancelledError:
+            await self._cancel(ctx)
+            raise
+        except Exception as error:  # noqa: BLE001 - the engine's own
+            await _abort(context, request.request_id, error)
+        finally:
+            self._gone(request.request_id, ctx)
+
+    async def _answer(
+        self, request_id: str, request: PreprocessedRequest, index: int, stream: bool
+    ) -> AsyncIterator[Any]:
+        ctx = GenerateContext(request.request_id)
+        self._live.setdefault(request_id, []).append(ctx)
+        answer: list[LLMEngineOutput] = []
+        sent, prompt = 0, len(request.token_ids)
+        outputs = self._engine.generate(request, ctx)
+        try:
+            async for output in validated(outputs) if self._check else outputs:
+                answer.append(output)
                 if output.token_ids:
                     ctx.notify_first_token()
-                    sent.extend(output.token_ids)
-                    if request.stream:
-                        yield _chunk(output, prompt, len(sent), index)
+                    sent += len(output.token_ids)
+                    self.made += len(output.token_ids)
+                    if stream:
+                        yield chunk_message(output, prompt, sent, index)
                 if output.finish_reason is FinishReason.ERROR:
-                    await context.abort(grpc.StatusCode.INTERNAL, output.message or "engine error")
+                    raise RequestError(output.message or "the engine failed")
                 if output.finish_reason is not None:
-                    yield _complete(output, sent, prompt, index)
+                    yield complete_message(output, answer, prompt, index)
         except asyncio.CancelledError:
             # The client went away: the engine must free the request's slot.
-            ctx.cancel()
-            await self._engine.abort(ctx)
+            await self._cancel(ctx)
             raise
         finally:
-            self._live.pop(ctx.request_id, None)
+            self._gone(request_id, ctx)
 
-    def _engine_request(self, request: Any) -> PreprocessedRequest:
-        """The request with the model's own end tokens among the stops, unless it ignores them."""
-        params = request.sampling_params
-        ends = () if params.ignore_eos else _ids(self._model_config.get("eos_token_id"))
-        return PreprocessedRequest(
-            request_id=request.request_id,
-            token_ids=tuple(request.tokenized.input_ids),
-            max_tokens=params.max_tokens if params.HasField("max_tokens") else None,
-            stop_token_ids=(*params.stop_token_ids, *ends),
-            ignore_eos=params.ignore_eos,
-            temperature=params.temperature if params.HasField("temperature") else None,
-            top_p=params.top_p,
-            seed=params.seed if params.HasField("seed") else None,
-        )
+    def _admit(self, task: str) -> None:
+        if not self.admits:
+            raise Unavailable("this replica is shutting down")
+        if self._config.task != task:
+            can = "tokens" if self._config.task == "generate" else "embeddings"
+            raise Unsupported(f"this model makes {can} only")
+
+    def _refuse_options(self, request: PreprocessedRequest) -> None:
+        unknown = sorted(request.options() - self._engine.options)
+        if unknown:
+            raise Unsupported(f"this model's engine does not take {', '.join(unknown)}")
+
+    async def _cancel(self, ctx: GenerateContext) -> None:
+        ctx.cancel()
+        await self._engine.abort(ctx)
+
+    def _gone(self, request_id: str, ctx: GenerateContext) -> None:
+        left = self._live[request_id]
+        left.remove(ctx)
+        if not left:
+            del self._live[request_id]
 
     async def Abort(self, request: Any, context: Any) -> Any:
         for request_id in request.request_ids:
-            ctx = self._live.get(request_id)
-            if ctx is not None:
-                ctx.cancel()
-                await self._engine.abort(ctx)
+            for ctx in list(self._live.get(request_id, ())):
+                await self._cancel(ctx)
         return pb.AbortResponse()
 
     async def HealthCheck(self, request: Any, context: Any) -> Any:
@@ -139,20 +225,20 @@ class _Servicer(pb_grpc.VllmEngineServicer):  # type: ignore[misc]
             model_path=str(self._model_path),
             served_model_name=self._config.served_model_name or self._config.model,
             tokenizer_path=str(self._model_path),
-            is_generation=True,
+            is_generation=self._config.task == "generate",
             max_context_length=length,
             max_req_input_len=length,
             vocab_size=known.get("vocab_size", 0),
             model_type=known.get("model_type", ""),
             architectures=known.get("architectures", []),
-            eos_token_ids=_ids(known.get("eos_token_id")),
+            eos_token_ids=self._ends,
             bos_token_id=known.get("bos_token_id") or 0,
             pad_token_id=known.get("pad_token_id") or 0,
         )
 
     async def GetServerInfo(self, request: Any, context: Any) -> Any:
         return pb.GetServerInfoResponse(
-            active_requests=len(self._live),
+            active_requests=self.live,
             uptime_seconds=time.time() - self._started,
             server_type="cai-grpc",
             data_parallel_size=1,
@@ -161,7 +247,7 @@ class _Servicer(pb_grpc.VllmEngineServicer):  # type: ignore[misc]
 
     async def GetLoads(self, request: Any, context: Any) -> Any:
         load = await self._engine.load()
-        running, waiting = (load.running, load.waiting) if load else (len(self._live), 0)
+        running, waiting = (load.running, load.waiting) if load else (self.live, 0)
         return pb.GetLoadsResponse(
             dp_rank_count=1,
             loads=[
@@ -178,7 +264,7 @@ class _Servicer(pb_grpc.VllmEngineServicer):  # type: ignore[misc]
         yield
 
     async def GetTokenizer(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        data = await asyncio.to_thread(_tokenizer_zip, self._model_path)
+        data = await asyncio.to_thread(tokenizer_zip, self._model_path)
         digest = hashlib.sha256(data).hexdigest()
         for start in range(0, len(data), TOKENIZER_CHUNK):
             last = start + TOKENIZER_CHUNK >= len(data)
@@ -191,34 +277,14 @@ def _ids(value: int | list[int] | None) -> list[int]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _chunk(output: LLMEngineOutput, prompt: int, sent: int, index: int) -> Any:
-    return pb.GenerateResponse(
-        chunk=pb.GenerateStreamChunk(
-            token_ids=output.token_ids, prompt_tokens=prompt, completion_tokens=sent, index=index
-        )
-    )
-
-
-def _complete(output: LLMEngineOutput, sent: list[int], prompt: int, index: int) -> Any:
-    reason = "abort" if output.finish_reason is FinishReason.CANCELLED else output.finish_reason
-    return pb.GenerateResponse(
-        complete=pb.GenerateComplete(
-            output_ids=sent,
-            finish_reason=str(reason),
-            prompt_tokens=prompt,
-            completion_tokens=len(sent),
-            index=index,
-        )
-    )
-
-
-def _tokenizer_zip(folder: Path) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(folder.iterdir()):
-            if path.name in TOKENIZER_FILES or path.suffix in (".jinja", ".tiktoken"):
-                archive.write(path, path.name)
-    return buffer.getvalue()
+async def _abort(context: Any, request_id: str, error: Exception) -> None:
+    """End the call with the status that belongs to the engine's error."""
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    if isinstance(error, RequestError):
+        await context.abort(status_of(error), str(error))
+    log.error("request %s: the engine failed", request_id, exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -105,6 +105,19 @@ class Callback(SpecModel):
     )
 
 
+class Health(SpecModel):
+    """How an engine that is alive but answers nothing is found. It is then replaced."""
+
+    probe_every: Duration = Field(
+        default=15.0, description="Time without any token after which the engine is asked for one."
+    )
+    probe_timeout: Duration = Field(
+        default=60.0,
+        description="Time that it may take for it, while no other token comes; longer than the "
+        "longest prompt takes.",
+    )
+
+
 class ModelSpec(SpecModel):
     """A model behind the gateway."""
 
@@ -139,6 +152,12 @@ class ModelSpec(SpecModel):
         default_factory=dict,
         repr=False,
         description="Environment variables of the replica, set before its engine starts.",
+    )
+    health: Health = Field(default_factory=Health, description="When a replica is replaced.")
+    shutdown_timeout: Duration = Field(
+        default=90.0,
+        description="Time that a replica has to end its requests and to clean up, its hooks "
+        "included; requests that run on are cut off.",
     )
     callbacks: tuple[Callback, ...] = Field(
         default=(), strict=False, description="Callbacks, in the order in which they run."

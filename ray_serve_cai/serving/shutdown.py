@@ -1,0 +1,63 @@
+"""Stages of a shutdown under one deadline.
+
+Each stage may take what is left, less what the later ones keep for themselves, so that none can
+eat the turn of another: an engine that hangs in its drain is still cleaned up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+log = logging.getLogger(__name__)
+
+# What these stages keep, as shares of the whole time.
+RESERVES = {"drain": 0.1, "cleanup": 0.2, "shutdown hooks": 0.1}
+# Even when the time is up, each stage has its turn.
+LEAST_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage that is over. `cut off`: its time was up; `failed`: `message` says why."""
+
+    name: str
+    outcome: Literal["done", "cut off", "failed"]
+    seconds: float
+    message: str = ""
+
+    def __str__(self) -> str:
+        why = f": {self.message}" if self.message else ""
+        return f"{self.name} {self.outcome} after {self.seconds:.1f} s{why}"
+
+
+class Shutdown:
+    """Runs stages until `seconds` from now; `report` is told of each when it is over."""
+
+    def __init__(self, seconds: float, report: Callable[[Stage], None]) -> None:
+        self._ends = time.monotonic() + seconds
+        self._kept = {name: share * seconds for name, share in RESERVES.items()}
+        self._report = report
+
+    async def stage(self, name: str, work: Awaitable[object]) -> None:
+        """Await the work; an error of it is reported, and shutting down goes on."""
+        self._kept.pop(name, None)
+        begun = time.monotonic()
+        limit = max(LEAST_SECONDS, self._ends - begun - sum(self._kept.values()))
+        outcome: Literal["done", "cut off", "failed"] = "done"
+        message = ""
+        try:
+            async with asyncio.timeout(limit) as timer:
+                await work
+        except Exception as error:
+            outcome = "cut off" if timer.expired() else "failed"
+            if outcome == "failed":
+                log.exception("%s failed; shutting down all the same", name)
+                message = f"{type(error).__name__}: {error}"
+        stage = Stage(name, outcome, time.monotonic() - begun, message)
+        log.info("shutting down: %s", stage)
+        self._report(stage)
