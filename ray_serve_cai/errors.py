@@ -270,6 +270,18 @@ CATALOGUE: dict[str, ErrorInfo] = {
         "`cai model status NAME` shows the replicas; `cai model logs NAME` their output.",
         FAILED,
     ),
+    "CAI-MODEL-004": ErrorInfo(
+        "No such revision",
+        "The model has no revision of that number, or none that served before the present one.",
+        "`cai model history NAME` shows them.",
+        USAGE,
+    ),
+    "CAI-MODEL-005": ErrorInfo(
+        "The model is being replaced",
+        "A deploy of it has begun and is not complete, since it did not wait or was ended.",
+        "`cai model wait NAME` completes it; deploying another file, or rolling back, undoes it.",
+        FAILED,
+    ),
     "CAI-CALLBACK-001": ErrorInfo(
         "A callback's hook failed",
         "The hook raised, ran past its `timeout`, ended its process, or left a field of the "

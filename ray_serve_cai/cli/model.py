@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ray_serve_cai.cli import output
+from ray_serve_cai.cli import model_history, output
 from ray_serve_cai.cli.options import Cluster, DryRun, Duration, Json, NoWait, Set, Timeout, Yes
-from ray_serve_cai.cli.plans import documents, show_plans
-from ray_serve_cai.cli.target import target
+from ray_serve_cai.cli.plans import documents, show_deployed, show_plans
+from ray_serve_cai.cli.target import deployer_of, session_with, target
 from ray_serve_cai.errors import ModelError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
     from ray_serve_cai.plan.model import ModelPlan
-    from ray_serve_cai.serving.deploy import Deployer
 
 app = typer.Typer(help="Deploy, show, ask and remove models.", no_args_is_help=True)
 
@@ -38,7 +35,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 def plan(specs: Specs, cluster: Cluster = None, set_: Set = None, json: Json = False) -> None:
     """Print what `deploy` would do, and do nothing."""
     found = documents("Model", specs, set_)
-    with _deployer(cluster) as (_, _, deployer):
+    with deployer_of(cluster) as (_, _, deployer):
         plans = [deployer.plan(document) for document in found]
     show_plans(
         [each.data() for each in plans],
@@ -64,7 +61,7 @@ def deploy(
         return
     found = documents("Model", specs, set_)
     plans = []
-    with _deployer(cluster, "deploy") as (_, record, deployer):
+    with deployer_of(cluster, "deploy") as (_, record, deployer):
         # All are planned before the first is touched, and each again when its turn comes: the one
         # before it has taken its share of the nodes.
         for document in found:
@@ -72,12 +69,11 @@ def deploy(
         for document in found:
             each = deployer.plan(document)
             with output.phases(f"model {each.name}", json=json) as report:
-                deployer.deploy(document, each, report=report, timeout=timeout, wait=not no_wait)
-            plans.append(each)
-    endpoint = f"{record.gateway_url}/v1"
-    done = [{**each.data(), "endpoint": endpoint} for each in plans]
-    show_plans(done, many="models", json=json, talk=True)
-    output.last_line(endpoint, json=json)
+                done = deployer.deploy(
+                    document, each, report=report, timeout=timeout, wait=not no_wait
+                )
+            plans.append(done)
+    show_deployed(plans, record, json=json)
 
 
 @app.command("list")
@@ -85,7 +81,7 @@ def list_models(cluster: Cluster = None, json: Json = False) -> None:
     """List the models of the cluster."""
     from ray_serve_cai.serving.views import model_rows
 
-    with _session(cluster) as (state, record):
+    with session_with(cluster) as (state, record):
         rows = model_rows(state, record)
     _show_models(rows, json=json)
 
@@ -95,7 +91,7 @@ def status(name: Name, cluster: Cluster = None, json: Json = False) -> None:
     """Show one model and its replicas."""
     from ray_serve_cai.serving.views import model_row
 
-    with _session(cluster) as (state, record):
+    with session_with(cluster) as (state, record):
         row = model_row(state, record, name)
     _show_models([row], json=json)
     if not json and row["message"]:
@@ -111,7 +107,10 @@ def wait(
 
     deadline = time.monotonic() + timeout
     _finish(name, cluster, timeout, json=json)
-    with _session(cluster) as (state, record), output.phases(f"model {name}", json=json) as report:
+    with (
+        session_with(cluster) as (state, record),
+        output.phases(f"model {name}", json=json) as report,
+    ):
         while (row := model_row(state, record, name))["state"] not in ("ready", "idle"):
             report(row["state"])
             if row["state"] == "failed":
@@ -156,7 +155,7 @@ def scale(
     json: Json = False,
 ) -> None:
     """Change the number of replicas until the next `deploy` of a file, which wins."""
-    with _deployer(cluster, "scale") as (_, _, deployer):
+    with deployer_of(cluster, "scale") as (_, _, deployer):
         done = deployer.scale(name, replicas)
     show_plans([done.data()], many="models", json=json, talk=True)
 
@@ -184,6 +183,10 @@ def logs(
     print_logs(state.logs, [pattern], tail=tail, since=seconds, follow=follow)
 
 
+app.command()(model_history.history)
+app.command()(model_history.rollback)
+
+
 @app.command()
 def delete(name: Name, cluster: Cluster = None, yes: Yes = False, json: Json = False) -> None:
     """Remove the model from the endpoint and stop its replicas in order."""
@@ -192,7 +195,7 @@ def delete(name: Name, cluster: Cluster = None, yes: Yes = False, json: Json = F
     state = target(cluster)
     if Revisions(state).active(name):
         output.confirm(f'Remove model "{name}" from cluster "{state.name}"?', yes)
-    with _deployer(cluster, "delete") as (_, _, deployer):
+    with deployer_of(cluster, "delete") as (_, _, deployer):
         removed = deployer.delete(name)
     actions = [{"verb": "delete", "kind": "model", "name": name, "detail": ""}]
     output.emit({"name": name, "actions": actions if removed else []}, json=json, text=None)
@@ -209,7 +212,7 @@ def _finish(name: str, cluster: str | None, timeout: float, *, json: bool) -> No
         return
     try:
         with (
-            _deployer(cluster, "wait") as (state, _, deployer),
+            deployer_of(cluster, "wait") as (state, _, deployer),
             output.phases(f"model {name}", json=json) as report,
         ):
             starting = Revisions(state).starting(name)
@@ -218,33 +221,6 @@ def _finish(name: str, cluster: str | None, timeout: float, *, json: bool) -> No
     except ClusterError as error:
         if error.code != "CAI-CLUSTER-003":
             raise
-
-
-@contextmanager
-def _session(cluster: str | None) -> Iterator[tuple[ClusterState, ClusterRecord]]:
-    from ray_serve_cai.serving.session import session
-
-    state = target(cluster)
-    record = state.existing_record()
-    with session(state, record):
-        yield state, record
-
-
-@contextmanager
-def _deployer(
-    cluster: str | None, purpose: str | None = None
-) -> Iterator[tuple[ClusterState, ClusterRecord, Deployer]]:
-    """Connected, and with the cluster's lock held when something is to change."""
-    from contextlib import nullcontext
-
-    state = target(cluster)
-    with (
-        state.locked(purpose) if purpose else nullcontext(),
-        _session(state.name) as (_, record),
-    ):
-        from ray_serve_cai.serving.deploy import Deployer
-
-        yield state, record, Deployer(state, record)
 
 
 def _show_placement(console: Console, plans: Sequence[ModelPlan]) -> None:

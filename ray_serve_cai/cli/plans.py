@@ -12,6 +12,8 @@ from ray_serve_cai.cli import output
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ray_serve_cai.cluster.state import ClusterRecord
+    from ray_serve_cai.plan.model import ModelPlan
     from ray_serve_cai.plan.recovery import RecoveryPlan
     from ray_serve_cai.spec import Document
 
@@ -67,6 +69,14 @@ def show_recovery(plan: RecoveryPlan, *, json: bool) -> None:
     show_plans([plan.data()], many="clusters", json=json)
     for each in plan.cannot:
         output.say(f"cannot bring back {each.kind} {each.name}: {each.reason}", style="yellow")
+
+
+def show_deployed(plans: Sequence[ModelPlan], record: ClusterRecord, *, json: bool) -> None:
+    """What was done, and the endpoint as the last line of stdout."""
+    endpoint = f"{record.gateway_url}/v1"
+    done = [{**each.data(), "endpoint": endpoint} for each in plans]
+    show_plans(done, many="models", json=json, talk=True)
+    output.last_line(endpoint, json=json)
 
 
 def say_life(providers: Sequence[str]) -> None:

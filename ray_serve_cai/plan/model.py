@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ray_serve_cai.errors import PlanError
 from ray_serve_cai.plan.actions import Action
-from ray_serve_cai.spec import ModelSpec, ReplicaRange
+from ray_serve_cai.plan.rolling import Step, slots_after, steps
+from ray_serve_cai.plan.room import NodeRoom, capacity
+from ray_serve_cai.spec import ModelSpec, ReplicaRange, Resources
 from ray_serve_cai.spec.base import rounded_size
 
 
@@ -19,31 +21,19 @@ class NoFreeRoom(PlanError):
 
 
 Transport = Literal["grpc", "http"]
-_ROOMS = (("CPU", "cpu"), ("GPU", "gpu"), ("memory", "memory"))
-Strategy = Literal["none", "start", "scale", "beside", "stop-then-start"]
-
-
-@dataclass(frozen=True)
-class NodeRoom:
-    """A node's resources in Ray: all of them, and what is free now. Memory in bytes."""
-
-    id: str
-    group: str
-    cpu: float
-    gpu: float
-    memory: float
-    free_cpu: float
-    free_gpu: float
-    free_memory: float
+Strategy = Literal["none", "start", "scale", "beside", "rolling", "stop-then-start"]
 
 
 @dataclass(frozen=True)
 class Revision:
-    """The revision that serves now. `digest` is `digest_of` its spec."""
+    """The revision that serves now. `digest` is `digest_of` its spec, `held` maps node ids to its
+    replicas there; without `need`, what one takes, nothing is known of the room they leave."""
 
     number: int
     digest: str
     replicas: int
+    held: Mapping[str, int] = field(default_factory=dict)
+    need: Resources | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +53,8 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """What `deploy` would do. `placement` maps node groups to how many replicas fit there."""
+    """What `deploy` would do. `placement` maps node groups to how many replicas fit there, `steps`
+    are those from the serving revision to this one."""
 
     name: str
     revision: int
@@ -75,6 +66,7 @@ class ModelPlan:
     gpu: int
     memory: int | None
     strategy: Strategy
+    steps: tuple[Step, ...]
     digest: str
     placement: Mapping[str, int]
     actions: tuple[Action, ...]
@@ -91,13 +83,13 @@ class ModelPlan:
 def plan_model(spec: ModelSpec, facts: ModelFacts) -> ModelPlan:
     """Raises `PlanError` (CAI-PLAN-001) with the arithmetic when no node can hold a replica."""
     replicas, notes = _replicas(spec)
-    capacity = {room.id: _fit(spec, room.cpu, room.gpu, room.memory) for room in facts.nodes}
-    strategy = _strategy(spec, facts, replicas)
+    there = {room.id: capacity(spec.resources, room) for room in facts.nodes}
+    strategy, way = _strategy(spec, facts, replicas)
     if facts.placed_by:
         notes.append(f"placement decided by {facts.placed_by} when the model is deployed")
     else:
-        if replicas and sum(capacity.values()) < replicas:
-            raise PlanError("CAI-PLAN-001", _does_not_fit(spec, facts.nodes, replicas, capacity))
+        if replicas and sum(there.values()) < replicas:
+            raise PlanError("CAI-PLAN-001", _does_not_fit(spec, facts.nodes, replicas, there))
         _check_free(spec, facts, strategy, replicas)
     transport, reason = next(iter(facts.transports.items()))
     keeps = strategy in ("none", "scale") and facts.current is not None
@@ -113,53 +105,13 @@ def plan_model(spec: ModelSpec, facts: ModelFacts) -> ModelPlan:
         gpu=spec.resources.gpu,
         memory=spec.resources.memory,
         strategy=strategy,
+        steps=way,
         digest=digest_of(spec, facts.code),
-        placement=_by_group(facts.nodes, capacity),
-        actions=_actions(spec, facts, strategy, replicas, revision),
+        placement=_by_group(facts.nodes, there),
+        actions=_actions(spec, facts, strategy, way, revision),
         notes=tuple(notes),
         placed_by=facts.placed_by,
     )
-
-
-def check_placement(
-    name: str, placement: Mapping[str, Any], nodes: Sequence[NodeRoom], replicas: int
-) -> None:
-    """Raise `PlanError` (CAI-PLAN-001) for bundles that the nodes can never hold."""
-    bundles = placement["bundles"]
-    for word, room in _ROOMS:
-        amounts = [float(bundle.get(word, 0)) for bundle in bundles]
-        on_one = (
-            sum(amounts) if placement["strategy"] == "STRICT_PACK" else max(amounts, default=0)
-        )
-        largest = max((getattr(node, room) for node in nodes), default=0)
-        together, there = sum(amounts) * replicas, sum(getattr(node, room) for node in nodes)
-        for wanted, have, where in (
-            (on_one, largest, "on one node; largest node has"),
-            (together, there, "in all; the nodes have"),
-        ):
-            if wanted > have:
-                shown = [
-                    rounded_size(int(it)) if room == "memory" else f"{it:g} {word}"
-                    for it in (wanted, have)
-                ]
-                raise PlanError(
-                    "CAI-PLAN-001", f'model "{name}": needs {shown[0]} {where} {shown[1]}'
-                )
-    if placement["strategy"] == "STRICT_SPREAD" and len(bundles) > len(nodes):
-        raise PlanError(
-            "CAI-PLAN-001",
-            f'model "{name}": needs {len(bundles)} nodes (STRICT_SPREAD); there are {len(nodes)}',
-        )
-
-
-def has_free_room(placement: Mapping[str, Any], nodes: Sequence[NodeRoom], replicas: int) -> bool:
-    """Whether bundles fit beside what runs, as far as sums and the largest gap tell."""
-    for word, room in _ROOMS:
-        amounts = [float(bundle.get(word, 0)) for bundle in placement["bundles"]]
-        free = [getattr(node, f"free_{room}") for node in nodes]
-        if max(amounts, default=0) > max(free, default=0) or sum(amounts) * replicas > sum(free):
-            return False
-    return True
 
 
 def digest_of(spec: ModelSpec, code: str = "") -> str:
@@ -178,28 +130,23 @@ def _replicas(spec: ModelSpec) -> tuple[int, list[str]]:
     return count, [f"autoscaling is not in this version; {count} replicas run all the time"]
 
 
-def _fit(spec: ModelSpec, cpu: float, gpu: float, memory: float) -> int:
-    """How many replicas these amounts hold."""
-    need = spec.resources
-    rooms = [
-        have // want
-        for have, want in ((cpu, need.cpu), (gpu, need.gpu), (memory, need.memory or 0))
-        if want
-    ]
-    return int(min(rooms, default=1_000_000))
-
-
 def _check_free(spec: ModelSpec, facts: ModelFacts, strategy: Strategy, replicas: int) -> None:
     """What other models hold is not there for this one."""
-    if strategy not in ("start", "scale"):
+    current = facts.current
+    if strategy in ("none", "beside", "rolling"):
         return
-    more = replicas - (facts.current.replicas if facts.current else 0)
-    free = sum(_fit(spec, r.free_cpu, r.free_gpu, r.free_memory) for r in facts.nodes)
-    if more > free:
+    slots = _slots(spec, facts)
+    if strategy == "stop-then-start":
+        # What the old one leaves counts as far as it is known.
+        known = current is not None and current.need is not None
+        more, room = replicas, slots[-1] if known else replicas
+    else:
+        more, room = replicas - (current.replicas if current else 0), slots[0]
+    if more > room:
         raise NoFreeRoom(
             "CAI-PLAN-001",
             f'model "{spec.name}": needs room for {more} more replicas of {_each(spec)}; '
-            f"beside the models that run there is room for {free}",
+            f"beside the models that run there is room for {room}",
         )
 
 
@@ -209,21 +156,33 @@ def _each(spec: ModelSpec) -> str:
     return f"{need.cpu:g} CPU{gpu}" + (f" and {rounded_size(need.memory)}" if need.memory else "")
 
 
-def _strategy(spec: ModelSpec, facts: ModelFacts, replicas: int) -> Strategy:
-    current = facts.current
+def _strategy(
+    spec: ModelSpec, facts: ModelFacts, replicas: int
+) -> tuple[Strategy, tuple[Step, ...]]:
+    current, at_once = facts.current, (Step(replicas, 0),)
     if current is None:
-        return "start"
+        return "start", at_once
     if current.digest == digest_of(spec, facts.code) and facts.healthy:
-        return "none" if current.replicas == replicas else "scale"
+        return ("none" if current.replicas == replicas else "scale"), ()
     if not current.replicas:
-        return "start"
-    free = sum(_fit(spec, r.free_cpu, r.free_gpu, r.free_memory) for r in facts.nodes)
-    return "beside" if free >= replicas else "stop-then-start"
+        return "start", at_once
+    way = steps(current.replicas, replicas, _slots(spec, facts))
+    if len(way) > 1 and facts.healthy and not facts.placed_by:
+        return "rolling", way
+    return ("beside" if way == at_once else "stop-then-start"), at_once
+
+
+def _slots(spec: ModelSpec, facts: ModelFacts) -> tuple[int, ...]:
+    """How many replicas there is room for, by how many of those that serve now have gone."""
+    current = facts.current
+    held, need = (current.held, current.need) if current else ({}, None)
+    return slots_after(facts.nodes, held, need, spec.resources)
 
 
 def _actions(
-    spec: ModelSpec, facts: ModelFacts, strategy: Strategy, replicas: int, revision: int
+    spec: ModelSpec, facts: ModelFacts, strategy: Strategy, way: Sequence[Step], revision: int
 ) -> tuple[Action, ...]:
+    replicas, _ = _replicas(spec)
     if strategy == "none" or facts.current is None:
         detail = f"revision {revision}, {replicas} replicas"
         return () if strategy == "none" else (Action("create", "model", spec.name, detail),)
@@ -233,6 +192,8 @@ def _actions(
     how = {
         "start": "no replica of the old one runs",
         "beside": "the new one starts beside the old one, no request is lost",
+        "rolling": f"in {len(way)} steps, {way[0].new if way else 0} new beside the old ones "
+        "first, no request is lost",
         "stop-then-start": "no room for both: stop, then start; the model is away meanwhile",
     }[strategy]
     how = how if replicas else "without replicas, the model is idle"

@@ -17,11 +17,11 @@ from ray.exceptions import RayError
 
 from ray_serve_cai.cluster.state import ClusterState
 from ray_serve_cai.errors import ClusterError, ModelError
-from ray_serve_cai.plan.model import ModelPlan
 from ray_serve_cai.serving.gateway_config import ACTOR_NAME, namespace
 from ray_serve_cai.serving.gateway_control import ask, find_gateway, wait_until
 from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow, merged
 from ray_serve_cai.serving.replica import TEARDOWN_SECONDS, Replica
+from ray_serve_cai.spec import Resources
 
 # Serve tells each of its steps; the command line has its own words for them.
 logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -54,16 +54,16 @@ def start_serve() -> None:
 
 
 def start_application(
-    plan: ModelPlan, job: ReplicaJob, placement: dict[str, Any] | None = None
+    job: ReplicaJob, replicas: int, need: Resources, placement: dict[str, Any] | None = None
 ) -> None:
     """Ask Serve for the revision's replicas and return without waiting for them.
 
-    `placement` is what hooks decided; without it the plan's resources are reserved.
+    `placement` is what hooks decided; without it each reserves what it needs.
     """
     start_serve()
     deployment = serve.deployment(Replica).options(
-        num_replicas=plan.replicas,
-        **(_actor_options(plan) if placement is None else _placed(placement)),
+        num_replicas=replicas,
+        **(_actor_options(need) if placement is None else _placed(placement)),
         health_check_period_s=HEALTH_PERIOD_SECONDS,
         health_check_timeout_s=HEALTH_TIMEOUT_SECONDS,
         graceful_shutdown_timeout_s=job.shutdown_timeout + GRACE_SECONDS,
@@ -135,10 +135,10 @@ def _application_statuses() -> dict[str, Any]:
     return dict(serve.status().applications)
 
 
-def _actor_options(plan: ModelPlan) -> dict[str, Any]:
-    options: dict[str, Any] = {"num_cpus": plan.cpu, "num_gpus": plan.gpu}
-    if plan.memory:
-        options["memory"] = plan.memory
+def _actor_options(need: Resources) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_cpus": need.cpu, "num_gpus": need.gpu}
+    if need.memory:
+        options["memory"] = need.memory
     return {"ray_actor_options": options}
 
 

@@ -20,17 +20,23 @@ STATUS_SECONDS = 2.0
 
 
 def wait_for_revision(
-    cluster: str, record: RevisionRecord, report: Report, deadline: float
+    cluster: str,
+    record: RevisionRecord,
+    report: Report,
+    deadline: float,
+    replicas: int | None = None,
 ) -> None:
-    """Return when all replicas are ready and one real token has come through the gateway.
+    """Return when all replicas, or `replicas` of them, are ready and one real token has come
+    through the gateway.
 
     `deadline` is monotonic. Raises `ModelError`: CAI-CLUSTER-006 when that takes too long, else
     what made the replicas fail.
     """
-    if not record.replicas:
+    wanted = record.replicas if replicas is None else replicas
+    if not wanted:
         return
     gateway = find_gateway(cluster)
-    report("scheduling", f"{record.replicas} replicas")
+    report("scheduling", f"{wanted} replicas")
     status_due = 0.0
 
     def ready() -> bool:
@@ -41,7 +47,7 @@ def wait_for_revision(
             status_due = time.monotonic() + STATUS_SECONDS
             _raise_given_up(cluster, record)
         report_phase(rows, record, report)
-        return sum(row.phase == "ready" for row in rows) >= record.replicas
+        return sum(row.phase == "ready" for row in rows) >= wanted
 
     if not wait_until(ready, deadline, POLL_SECONDS):
         raise ModelError("CAI-CLUSTER-006", late(record, rows_of(cluster, record)))

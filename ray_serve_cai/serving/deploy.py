@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,24 +13,24 @@ from ray.serve.exceptions import RayServeException
 
 from ray_serve_cai.cluster.ray_session import gcs_address
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
-from ray_serve_cai.errors import CaiError, ModelError
+from ray_serve_cai.errors import CaiError, ModelError, SpecProblems
 from ray_serve_cai.plan import model as planning
+from ray_serve_cai.plan import room
 from ray_serve_cai.plan.model import ModelFacts, ModelPlan, Revision, plan_model
-from ray_serve_cai.serving.applications import delete_application, start_application
-from ray_serve_cai.serving.arrival import serves, wait_for_revision
 from ray_serve_cai.serving.facts import check, node_rooms, transports
-from ray_serve_cai.serving.gateway_control import ask, find_gateway
-from ray_serve_cai.serving.job import ReplicaJob, log_name
-from ray_serve_cai.serving.jobs import code_of, job_of, new_revision
+from ray_serve_cai.serving.job import log_name
+from ray_serve_cai.serving.jobs import code_of, new_revision
+from ray_serve_cai.serving.other_nodes import node_names
 from ray_serve_cai.serving.placement import decide, placing
 from ray_serve_cai.serving.revisions import RevisionRecord, Revisions, owner_of
+from ray_serve_cai.serving.rolling import roll, roll_back
+from ray_serve_cai.serving.running import Running
 from ray_serve_cai.spec import Document
 
 Report = Callable[..., None]
 
-# For replicas that nobody waits for.
-RESTART_SECONDS = 1800.0
 STALE_SECONDS = 2.0
+INTERRUPTED = "its deploy was interrupted"
 
 
 class Deployer:
@@ -38,6 +40,7 @@ class Deployer:
         self._state = state
         self._record = record
         self._revisions = Revisions(state)
+        self._running = Running(state, record)
 
     def plan(self, document: Document, code: str | None = None) -> ModelPlan:
         """What `deploy` of this document would do now; checks all that can be checked before
@@ -52,17 +55,18 @@ class Deployer:
         starting = self._revisions.starting(spec.name)
         if (
             starting is not None
+            and not starting.message
             and starting.digest == planning.digest_of(spec, code)
-            and self._serves(starting)
+            and self._running.serves(starting)
         ):
             # Begun with `--no-wait`, or by a command that was killed: there is only to wait.
             active = starting
         facts = ModelFacts(
             nodes=node_rooms(self._state),
             transports=transports(document),
-            current=Revision(active.revision, active.digest, active.replicas) if active else None,
+            current=self._current(active) if active else None,
             next_revision=self._revisions.next_number(spec.name),
-            healthy=active is None or self._serves(active),
+            healthy=active is None or self._running.serves(active),
             placed_by=", ".join(each.name for each in placing(document)),
             code=code,
         )
@@ -73,6 +77,13 @@ class Deployer:
             time.sleep(STALE_SECONDS)
             return plan_model(spec, replace(facts, nodes=node_rooms(self._state)))
 
+    def plan_again(self, record: RevisionRecord) -> tuple[Document, ModelPlan]:
+        """What `deploy` of an earlier revision would do, with its code, its values and the count
+        that the model has now. Raises what `plan` does."""
+        document = self._revisions.again(record)
+        plan = self.plan(document, self._revisions.code(record))
+        return document, replace(plan, notes=(*plan.notes, f"revision {record.revision} again"))
+
     def deploy(
         self,
         document: Document,
@@ -81,59 +92,63 @@ class Deployer:
         report: Report,
         timeout: float,
         wait: bool = True,
-    ) -> None:
-        """Execute the plan and return when the model answers through the gateway.
+        repeats: RevisionRecord | None = None,
+    ) -> ModelPlan:
+        """Execute the plan and return when the model answers through the gateway; the plan is
+        made anew, and that one returned, where an earlier deploy had left a half of its work.
 
         After a failure, time-out or interrupt the new revision is removed and the old one serves.
-        Without `wait`, `finish` has the rest to do.
+        Without `wait`, `finish` has the rest to do. `repeats` is the revision whose code it is.
         """
         starting = self._revisions.starting(plan.name)
         if starting is not None and starting.revision == plan.revision and wait:
             self.finish(starting, report=report, timeout=timeout)
         if plan.strategy == "none":
-            return
+            return plan
         before = self._revisions.active(plan.name)
         if plan.strategy == "scale" and before is not None:
             self._rescale(document, plan, before, report, timeout if wait else None)
-            return
-        self._clear_half_made(plan.name)
-        record = new_revision(document, plan)
+            return plan
+        code = code_of(document) if repeats is None else self._revisions.code(repeats)
+        if self._clear_half_made(plan.name, report):
+            plan = replace(self.plan(document, code), notes=plan.notes)
+        record = new_revision(document, plan, repeats.revision if repeats else None)
         self._state.set_variables(document.variables, owner_of(record))
         self._revisions.save(record)
-        self._revisions.save_code(record, code_of(document))
+        self._revisions.save_code(record, code)
         try:
-            room = self._place(document, plan, record, report)
-            job = self._job(document, record, timeout)
-            if before is not None and (plan.strategy == "stop-then-start" or not room):
+            fits = self._place(document, plan, record, report)
+            if before is not None and (plan.strategy == "stop-then-start" or not fits):
                 report("stopping", f"revision {before.revision}")
-                delete_application(self._record.name, plan.name, before.revision)
-            self._start(plan, job, record)
+                self._running.end(before)
+            self._running.run(record, record.steps[0][0], timeout)
         except BaseException as error:
             self._give_up(record, error, report)
             raise
         if wait:
             self.finish(record, report=report, timeout=timeout)
+        return plan
 
     def finish(
         self, record: RevisionRecord, *, report: Report, timeout: float, undo: bool = True
     ) -> None:
-        """Wait for a revision that was started, then let it take the old one's place.
+        """Wait for a revision that was started, and let it take the old one's place.
 
         Without `undo` only a failure of the model removes it, not a time-out or interrupt.
         """
         before = self._revisions.active(record.model)
         try:
-            self._wait(record, report, time.monotonic() + timeout)
+            deadline = time.monotonic() + timeout
+            roll(self._running, self._revisions, record, before, report, deadline)
         except BaseException as error:
             if undo or (isinstance(error, ModelError) and error.code != "CAI-CLUSTER-006"):
                 self._give_up(record, error, report)
             raise
-        record.state = "active"
-        self._revisions.save(record)
+        self._revisions.activate(record)
         if before is not None and before.revision != record.revision:
             before.state = "superseded"
             self._revisions.save(before)
-            delete_application(self._record.name, before.model, before.revision)
+            self._running.end(before)
 
     def bring_back(self, model: str) -> RevisionRecord | None:
         """Start the model's last revision again where Serve has lost it; does not wait.
@@ -142,7 +157,7 @@ class Deployer:
         `CaiError` when it cannot be started.
         """
         record = self._revisions.last(model)
-        if record is None or self._serves(record):
+        if record is None or self._running.serves(record):
             return None
         self._restart(record)
         return record
@@ -151,16 +166,24 @@ class Deployer:
         """Remove the model; False when there was none."""
         revisions = self._revisions.shown(model)
         for record in revisions:
-            delete_application(self._record.name, model, record.revision)
+            self._running.end(record)
         self._revisions.retire(model)
         return bool(revisions)
 
     def scale(self, model: str, replicas: int) -> ModelPlan:
         """Change the number of replicas until the next `deploy`; does not wait for new ones.
 
-        Raises `ModelError` (CAI-MODEL-002) when the model does not run.
+        Raises `ModelError`: CAI-MODEL-002 when the model does not run, CAI-MODEL-005 while it is
+        being replaced.
         """
         record = self._revisions.existing(model)
+        starting = self._revisions.starting(model)
+        if starting is not None and starting.done:
+            raise ModelError(
+                "CAI-MODEL-005",
+                f'model "{model}": revision {starting.revision} is taking the place of '
+                f"{record.revision}",
+            )
         document = self._revisions.document(record)
         spec = document.model.model_copy(update={"replicas": replicas})
         plan = self.plan(replace(document, spec=spec), self._revisions.code(record))
@@ -172,6 +195,16 @@ class Deployer:
             self._rescale(document, plan, record, lambda *_: None, None)
         return plan
 
+    def _current(self, active: RevisionRecord) -> Revision:
+        """The revision that serves, and where its replicas lie."""
+        names = node_names()
+        held = Counter(names.get(r.node_id, r.node_id) for r in self._running.rows(active))
+        need = None
+        if active.placement is None:
+            with contextlib.suppress(SpecProblems):
+                need = self._revisions.document(active).model.resources
+        return Revision(active.revision, active.digest, active.replicas, held, need)
+
     def _rescale(
         self,
         document: Document,
@@ -181,35 +214,22 @@ class Deployer:
         timeout: float | None,
     ) -> None:
         """Change only the count; on failure the old count comes back."""
-        before = record.replicas
-        record.replicas = plan.replicas
-        job = self._job(document, record, RESTART_SECONDS)
+        before, record.replicas = record.replicas, plan.replicas
         try:
             if plan.replicas:
-                self._start(plan, job, record)
+                self._running.run(record, plan.replicas)
             if timeout is not None:
-                self._wait(record, report, time.monotonic() + timeout)
+                deadline = time.monotonic() + timeout
+                self._running.wait(record, plan.replicas, report, deadline)
         except BaseException:
-            self._start(replace(plan, replicas=before), job, record)
+            self._running.run(record, before)
             raise
         record.raw = document.raw
         self._state.set_variables(document.variables, owner_of(record))
         self._revisions.save(record)
         if not plan.replicas:
             # After it is on record: a model that is idle has nothing to come back to.
-            self._start(plan, job, record)
-
-    def _start(self, plan: ModelPlan, job: ReplicaJob, record: RevisionRecord) -> None:
-        """Ask Serve for the plan's replicas. Serve takes no count of zero: a revision without
-        replicas has no application."""
-        if not plan.replicas:
-            delete_application(self._record.name, record.model, record.revision)
-            return
-        ask(find_gateway(self._record.name).admit.remote(record.model, record.revision))
-        start_application(plan, job, record.placement)
-
-    def _wait(self, record: RevisionRecord, report: Report, deadline: float) -> None:
-        wait_for_revision(self._record.name, record, report, deadline)
+            self._running.end(record)
 
     def _place(
         self, document: Document, plan: ModelPlan, record: RevisionRecord, report: Report
@@ -226,31 +246,28 @@ class Deployer:
         if record.placement is None:
             return True
         rooms = node_rooms(self._state)
-        planning.check_placement(plan.name, record.placement, rooms, plan.replicas)
-        return planning.has_free_room(record.placement, rooms, plan.replicas)
-
-    def _job(self, document: Document, record: RevisionRecord, timeout: float) -> ReplicaJob:
-        code = self._revisions.code(record)
-        return job_of(self._state, self._record, document, record, timeout, code)
+        room.check_placement(plan.name, record.placement, rooms, plan.replicas)
+        return room.has_free_room(record.placement, rooms, plan.replicas)
 
     def _give_up(self, record: RevisionRecord, error: BaseException, report: Report) -> None:
-        """Remove the failed revision; if the old one had to make room for it, bring that back.
+        """Remove the failed revision; as far as the old one had to make room for it, bring that
+        back.
 
         A second failure here is reported and does not take the first one's place.
         """
         report("undoing", f"removing revision {record.revision}")
-        record.state, record.message = "failed", str(error) or type(error).__name__
+        record.message = str(error) or INTERRUPTED
         try:
+            # Should this process die here, the next deploy finds it and undoes the rest.
             self._revisions.save(record)
-            delete_application(self._record.name, record.model, record.revision)
-            before = self._revisions.active(record.model)
-            if before is not None and not self._serves(before):
-                report("undoing", f"starting revision {before.revision} again")
-                self._restart(before)
+            roll_back(self._running, record, self._revisions.active(record.model), report)
         except (CaiError, RayError, RayServeException, TimeoutError) as second:
             report("undoing", f"not complete: {second}")
+        record.state = "failed"
+        self._revisions.save(record)
 
     def _restart(self, record: RevisionRecord) -> None:
+        """Raises `PlanError` when the nodes cannot hold it."""
         document = self._revisions.document(record)
         # As one that is there: Serve itself waits for the room of what was just stopped.
         here = Revision(record.revision, record.digest, record.replicas)
@@ -261,17 +278,13 @@ class Deployer:
             healthy=False,
             placed_by="its hooks" if record.placement is not None else "",
         )
-        plan = plan_model(document.model, facts)
-        job = self._job(document, record, RESTART_SECONDS)
-        self._start(replace(plan, replicas=record.replicas), job, record)
+        plan_model(document.model, facts)
+        self._running.run(record, record.replicas)
 
-    def _clear_half_made(self, model: str) -> None:
-        """A deploy that was killed leaves a revision that nobody waits for."""
-        for record in self._revisions.of(model):
-            if record.state == "starting":
-                delete_application(self._record.name, model, record.revision)
-                record.state, record.message = "failed", "its deploy was interrupted"
-                self._revisions.save(record)
-
-    def _serves(self, record: RevisionRecord) -> bool:
-        return serves(self._record.name, record)
+    def _clear_half_made(self, model: str, report: Report) -> bool:
+        """Undo what a deploy has left that was killed, or that nobody waited for; whether there
+        was one."""
+        half_made = [it for it in self._revisions.of(model) if it.state == "starting"]
+        for record in half_made:
+            self._give_up(record, ModelError("CAI-MODEL-002", INTERRUPTED), report)
+        return bool(half_made)

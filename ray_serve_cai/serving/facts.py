@@ -12,7 +12,8 @@ from ray_serve_cai.engines.registry import get_registry
 from ray_serve_cai.engines.vllm_args import check_args
 from ray_serve_cai.engines.vllm_front import choose_transport
 from ray_serve_cai.errors import EngineError
-from ray_serve_cai.plan.model import NodeRoom, Transport
+from ray_serve_cai.plan.model import Transport
+from ray_serve_cai.plan.room import NodeRoom
 from ray_serve_cai.spec import Document
 from ray_serve_cai.storage.source import check_folder, local_folder
 from ray_serve_cai.storage.stores import check_scheme

@@ -18,8 +18,10 @@ log = logging.getLogger(__name__)
 VALIDATE = "CAI_VALIDATE"
 
 
-def new_revision(document: Document, plan: ModelPlan) -> RevisionRecord:
-    """The record of a deploy that begins."""
+def new_revision(
+    document: Document, plan: ModelPlan, repeats: int | None = None
+) -> RevisionRecord:
+    """The record of a deploy that begins, `repeats` that of a rollback."""
     return RevisionRecord(
         model=plan.name,
         revision=plan.revision,
@@ -32,6 +34,8 @@ def new_revision(document: Document, plan: ModelPlan) -> RevisionRecord:
         transport=plan.transport,
         replicas=plan.replicas,
         created=now(),
+        steps=[[step.new, step.old] for step in plan.steps],
+        repeats=repeats,
     )
 
 

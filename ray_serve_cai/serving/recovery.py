@@ -134,6 +134,5 @@ def _models_back(
         except CaiError as error:
             lost[each.model] = error.message
             continue
-        each.state = "active"
-        revisions.save(each)
+        revisions.activate(each)
     return lost

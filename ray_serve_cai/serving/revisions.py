@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ray_serve_cai.cluster.state import ClusterState
 from ray_serve_cai.errors import ModelError
-from ray_serve_cai.spec import Document, document_from_raw
+from ray_serve_cai.spec import Document, ReplicaRange, document_from_raw
 
-RevisionState = Literal["starting", "active", "superseded", "failed"]
+RevisionState = Literal["starting", "active", "superseded", "failed", "deleted"]
 
 
 @dataclass
 class RevisionRecord:
     """One deploy. `raw` is the spec without resolved values, `created` epoch seconds.
+
+    `steps` leads from the revision before it, each with the new one's and the old one's replicas;
+    the new ones of the first `done` answer. `served` is whether it ever was the model, `repeats`
+    the revision that it is again.
 
     `placement` and `custom_data` are what hooks decided before resources were held; both are
     kept, since those hooks run once for each deploy.
@@ -35,6 +39,10 @@ class RevisionRecord:
     message: str = ""
     placement: dict[str, Any] | None = None
     custom_data: dict[str, Any] = field(default_factory=dict)
+    steps: list[list[int]] = field(default_factory=list)
+    done: int = 0
+    served: bool = False
+    repeats: int | None = None
 
 
 class Revisions:
@@ -84,6 +92,37 @@ class Revisions:
             raise ModelError("CAI-MODEL-001", f'there is no model "{model}" (known: {known})')
         return found
 
+    def earlier(self, model: str, number: int | None = None) -> RevisionRecord:
+        """The revision of that number; by default the last that served before the present one.
+
+        Raises `ModelError`: CAI-MODEL-001 for a model never deployed, CAI-MODEL-004.
+        """
+        records = self.of(model)
+        if not records:
+            self.existing(model)
+        active = self.active(model)
+        before = [
+            it for it in records if it.served and (not active or it.revision < active.revision)
+        ]
+        found = before[-1:] if number is None else [it for it in records if it.revision == number]
+        if not found:
+            known = ", ".join(str(record.revision) for record in records)
+            wanted = "earlier revision that served" if number is None else f"revision {number}"
+            raise ModelError(
+                "CAI-MODEL-004", f'model "{model}" has no {wanted} (revisions: {known})'
+            )
+        return found[0]
+
+    def again(self, record: RevisionRecord) -> Document:
+        """The revision's document for another deploy: with the count that the model has now, or
+        had last, unless one of the two follows the load."""
+        count = (self.active(record.model) or record).replicas
+        documents = [self.document(it) for it in (record, self.active(record.model)) if it]
+        if any(isinstance(it.model.replicas, ReplicaRange) for it in documents):
+            return documents[0]
+        spec = documents[0].model.model_copy(update={"replicas": count})
+        return replace(documents[0], spec=spec, raw={**documents[0].raw, "replicas": count})
+
     def next_number(self, model: str) -> int:
         return max((record.revision for record in self.of(model)), default=0) + 1
 
@@ -105,8 +144,13 @@ class Revisions:
     def retire(self, model: str) -> None:
         """Nothing of the model serves any more; its history stays."""
         for record in self.shown(model):
-            record.state = "superseded"
+            record.state = "deleted"
             self.save(record)
+
+    def activate(self, record: RevisionRecord) -> None:
+        """From now on this revision is the model."""
+        record.state, record.served = "active", True
+        self.save(record)
 
     def document(self, record: RevisionRecord) -> Document:
         """The revision's spec with the values it was deployed with."""

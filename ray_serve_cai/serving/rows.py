@@ -54,9 +54,17 @@ def model_row(
     serve_failure: Callable[[], str | None],
 ) -> dict[str, Any]:
     """A model's row. `serve_failure` is asked for a model without live replicas: Ray Serve's
-    reason when it gave up, else None."""
+    reason when it gave up, else None.
+
+    While another revision takes this one's place, its replicas count as far as this one's are
+    gone: both answer.
+    """
     mine = [r for r in replicas if (r.model, r.revision) == (revision.model, revision.revision)]
+    others = [r for r in replicas if r.model == revision.model and r not in mine]
     live = [row for row in mine if row.phase == "ready"]
+    if revision.state == "active" and len(live) < revision.replicas:
+        mine = mine + [row for row in others if row.phase == "ready"]
+        live = [row for row in mine if row.phase == "ready"][: revision.replicas]
     word, message = _model_state(revision, mine, len(live), serve_failure)
     return {
         "name": revision.model,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,14 +10,12 @@ from ray_serve_cai.errors import PlanError
 from ray_serve_cai.plan.model import (
     ModelFacts,
     ModelPlan,
-    NodeRoom,
     NoFreeRoom,
     Revision,
-    check_placement,
     digest_of,
-    has_free_room,
     plan_model,
 )
+from ray_serve_cai.plan.room import NodeRoom, check_placement, has_free_room
 from ray_serve_cai.spec import ModelSpec
 
 GI = 2**30
@@ -126,6 +125,26 @@ class TestWhatServesAlready:
         found = plan(model(env={"A": "1"}), room(free=2), **serving(model()))
         assert (found.strategy, found.revision) == ("beside", 4)
         assert "no request is lost" in found.actions[0].detail
+
+    def test_changed_with_room_for_one_more(self) -> None:
+        change, there = model(env={"A": "1"}, replicas=2), serving(model(replicas=2), 2)
+        there["current"] = replace(there["current"], held={"head": 2}, need=model().resources)
+        found = plan(change, room(cpu=6, free=2), **there)
+        assert found.strategy == "rolling"
+        assert [(step.new, step.old) for step in found.steps] == [(1, 1), (2, 0)]
+        assert found.actions[0].detail == (
+            "revision 3 by 4: in 2 steps, 1 new beside the old ones first, no request is lost"
+        )
+        assert plan(change, room(cpu=6, free=1), **there).strategy == "stop-then-start"
+        # What does not serve has nothing to keep up.
+        sick = plan(change, room(cpu=6, free=2), healthy=False, **there)
+        assert sick.strategy == "stop-then-start"
+
+    def test_changed_without_room_once_the_old_one_is_gone(self) -> None:
+        there = serving(model(), 1)
+        there["current"] = replace(there["current"], held={"head": 1}, need=model().resources)
+        with pytest.raises(NoFreeRoom, match=r"for 3 more replicas of .* there is room for 2"):
+            plan(model(env={"A": "1"}, replicas=3), room(cpu=6, free=2), **there)
 
     def test_changed_without_room_for_both(self) -> None:
         found = plan(model(env={"A": "1"}), room(free=1), **serving(model()))

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
-from ray_serve_cai.plan.model import ModelPlan, NodeRoom, digest_of
-from ray_serve_cai.serving import deploy as module
-from ray_serve_cai.serving.job import ReplicaJob
-from ray_serve_cai.serving.revisions import RevisionRecord
+from ray_serve_cai.plan.model import digest_of
+from ray_serve_cai.plan.room import NodeRoom
+from ray_serve_cai.serving import deploy, running
+from ray_serve_cai.serving.revisions import RevisionRecord, Revisions
 from ray_serve_cai.spec import load_files
 
 
@@ -21,14 +21,18 @@ def test_old_revision_comes_back_before_ray_knows_of_its_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray learns with a delay that the failed revision is gone; Serve waits for the room."""
-    started: list[tuple[ModelPlan, ReplicaJob]] = []
+    started: list[tuple[int, int]] = []
     asked: list[Any] = []
     full = NodeRoom("head", "head", 2, 0, 2**30, 0, 0, 0)
     admit = SimpleNamespace(remote=lambda *words: words)
-    monkeypatch.setattr(module, "node_rooms", lambda _: [full])
-    monkeypatch.setattr(module, "find_gateway", lambda _: SimpleNamespace(admit=admit))
-    monkeypatch.setattr(module, "ask", asked.append)
-    monkeypatch.setattr(module, "start_application", lambda *words: started.append(words[:2]))
+    monkeypatch.setattr(deploy, "node_rooms", lambda _: [full])
+    monkeypatch.setattr(running, "find_gateway", lambda _: SimpleNamespace(admit=admit))
+    monkeypatch.setattr(running, "ask", asked.append)
+    monkeypatch.setattr(
+        running,
+        "start_application",
+        lambda job, replicas, *_: started.append((job.revision, replicas)),
+    )
 
     cluster, model = tmp_path / "cluster.yaml", tmp_path / "chat.yaml"
     cluster.write_text(yaml.safe_dump({"kind": "Cluster", "name": "demo"}))
@@ -49,7 +53,9 @@ def test_old_revision_comes_back_before_ray_knows_of_its_room(
         1,
         0.0,
     )
-    module.Deployer(ClusterState("demo"), record)._restart(old)
-    ((plan, job),) = started
-    assert (plan.replicas, job.revision) == (1, 3)
+    state = ClusterState("demo")
+    monkeypatch.setattr(running, "serves", lambda *_: False)
+    Revisions(state).save(old)
+    assert deploy.Deployer(state, record).bring_back("chat") == old
+    assert started == [(3, 1)]
     assert asked == [("chat", 3)]

@@ -1,0 +1,62 @@
+"""Revisions as what Serve runs: so many replicas of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
+from ray_serve_cai.serving.applications import delete_application, start_application
+from ray_serve_cai.serving.arrival import rows_of, serves, wait_for_revision
+from ray_serve_cai.serving.gateway_control import ask, find_gateway
+from ray_serve_cai.serving.job import ReplicaRow
+from ray_serve_cai.serving.jobs import job_of
+from ray_serve_cai.serving.revisions import RevisionRecord, Revisions
+
+Report = Callable[..., None]
+
+# For replicas that nobody waits for.
+RESTART_SECONDS = 1800.0
+
+
+class Running:
+    """What runs of the revisions of one cluster."""
+
+    def __init__(self, state: ClusterState, record: ClusterRecord) -> None:
+        self._state, self._record = state, record
+        self._revisions = Revisions(state)
+
+    def run(
+        self, record: RevisionRecord, replicas: int, start_timeout: float = RESTART_SECONDS
+    ) -> None:
+        """Ask Serve for that many replicas of a saved revision and return without waiting for
+        them; those beyond that number drain.
+
+        Serve takes no count of zero: a revision without replicas has no application, and this
+        returns when that is gone.
+        """
+        if not replicas:
+            self.end(record)
+            return
+        document = self._revisions.document(record)
+        code = self._revisions.code(record)
+        job = job_of(self._state, self._record, document, record, start_timeout, code)
+        ask(find_gateway(self._record.name).admit.remote(record.model, record.revision))
+        start_application(job, replicas, document.model.resources, record.placement)
+
+    def end(self, record: RevisionRecord) -> None:
+        """Return when nothing of the revision runs."""
+        delete_application(self._record.name, record.model, record.revision)
+
+    def wait(self, record: RevisionRecord, replicas: int, report: Report, deadline: float) -> None:
+        """Return when that many replicas answer; see `wait_for_revision`."""
+        wait_for_revision(self._record.name, record, report, deadline, replicas)
+
+    def serves(self, record: RevisionRecord) -> bool:
+        return serves(self._record.name, record)
+
+    def rows(self, record: RevisionRecord) -> list[ReplicaRow]:
+        """The revision's live replicas."""
+        return [r for r in rows_of(self._record.name, record) if r.phase != "failed"]
+
+    def ready(self, record: RevisionRecord) -> int:
+        return sum(row.phase == "ready" for row in self.rows(record))
