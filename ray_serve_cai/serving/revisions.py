@@ -143,7 +143,10 @@ class Revisions:
 
     def retire(self, model: str) -> None:
         """Nothing of the model serves any more; its history stays."""
-        for record in self.shown(model):
+        # A last one that failed would be shown in place of the one that served.
+        for record in {
+            it.revision: it for it in (*self.shown(model), *self.of(model)[-1:])
+        }.values():
             record.state = "deleted"
             self.save(record)
 
