@@ -40,7 +40,8 @@ class Revision:
 class ModelFacts:
     """What is there. `transports` maps what the engine can be reached by to the reason why it
     would be chosen, best first. `next_revision` is a number never used before. `placed_by` names
-    the callbacks that decide the placement at the deploy, `code` is the user's own code."""
+    the callbacks that decide the placement at the deploy, `code` is the user's own code.
+    `half_made` is a revision whose deploy was not completed and that is not the wanted one."""
 
     nodes: Sequence[NodeRoom]
     transports: Mapping[Transport, str]
@@ -49,6 +50,7 @@ class ModelFacts:
     healthy: bool = True
     placed_by: str = ""
     code: str = ""
+    half_made: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def plan_model(spec: ModelSpec, facts: ModelFacts) -> ModelPlan:
         steps=way,
         digest=digest_of(spec, facts.code),
         placement=_by_group(facts.nodes, there),
-        actions=_actions(spec, facts, strategy, way, revision),
+        actions=(*_undone(spec, facts), *_actions(spec, facts, strategy, way, revision)),
         notes=tuple(notes),
         placed_by=facts.placed_by,
     )
@@ -177,6 +179,13 @@ def _slots(spec: ModelSpec, facts: ModelFacts) -> tuple[int, ...]:
     current = facts.current
     held, need = (current.held, current.need) if current else ({}, None)
     return slots_after(facts.nodes, held, need, spec.resources)
+
+
+def _undone(spec: ModelSpec, facts: ModelFacts) -> tuple[Action, ...]:
+    if facts.half_made is None:
+        return ()
+    detail = f"revision {facts.half_made}, whose deploy is not complete"
+    return (Action("delete", "model", spec.name, detail),)
 
 
 def _actions(

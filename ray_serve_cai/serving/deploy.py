@@ -60,7 +60,7 @@ class Deployer:
             and self._running.serves(starting)
         ):
             # Begun with `--no-wait`, or by a command that was killed: there is only to wait.
-            active = starting
+            active, starting = starting, None
         facts = ModelFacts(
             nodes=node_rooms(self._state),
             transports=transports(document),
@@ -69,6 +69,7 @@ class Deployer:
             healthy=active is None or self._running.serves(active),
             placed_by=", ".join(each.name for each in placing(document)),
             code=code,
+            half_made=starting.revision if starting else None,
         )
         try:
             return plan_model(spec, facts)
@@ -100,8 +101,14 @@ class Deployer:
         After a failure, time-out or interrupt the new revision is removed and the old one serves.
         Without `wait`, `finish` has the rest to do. `repeats` is the revision whose code it is.
         """
+        code = code_of(document) if repeats is None else self._revisions.code(repeats)
         starting = self._revisions.starting(plan.name)
-        if starting is not None and starting.revision == plan.revision and wait:
+        if starting is None or starting.revision != plan.revision:
+            if self._clear_half_made(plan.name, report):
+                undone = tuple(action for action in plan.actions if action.verb == "delete")
+                anew = self.plan(document, code)
+                plan = replace(anew, notes=plan.notes, actions=(*undone, *anew.actions))
+        elif wait:
             self.finish(starting, report=report, timeout=timeout)
         if plan.strategy == "none":
             return plan
@@ -109,9 +116,6 @@ class Deployer:
         if plan.strategy == "scale" and before is not None:
             self._rescale(document, plan, before, report, timeout if wait else None)
             return plan
-        code = code_of(document) if repeats is None else self._revisions.code(repeats)
-        if self._clear_half_made(plan.name, report):
-            plan = replace(self.plan(document, code), notes=plan.notes)
         record = new_revision(document, plan, repeats.revision if repeats else None)
         self._state.set_variables(document.variables, owner_of(record))
         self._revisions.save(record)
@@ -178,7 +182,7 @@ class Deployer:
         """
         record = self._revisions.existing(model)
         starting = self._revisions.starting(model)
-        if starting is not None and starting.done:
+        if starting is not None and starting.revision != record.revision:
             raise ModelError(
                 "CAI-MODEL-005",
                 f'model "{model}": revision {starting.revision} is taking the place of '

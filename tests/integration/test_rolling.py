@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +39,11 @@ def half_way(cluster: Cluster, word: str) -> subprocess.Popen[str]:
     raise AssertionError(f"it did not roll; exit {process.wait()}")
 
 
+def second_spec(cluster: Cluster) -> Path:
+    keys = {**KEYS, "engine": SLOW, "env": {"WORD": "second"}}
+    return cluster.cai.write("second.yaml", echo_spec(NAME, **keys))
+
+
 def state(cluster: Cluster) -> tuple[int, str, dict[str, int], int]:
     row = cluster.model(NAME)
     return row["revision"], row["state"], row["replicas"], len(row["instances"])
@@ -60,7 +66,7 @@ def test_plan_says_how(cluster: Cluster) -> None:
 
 def test_roll_loses_no_request(cluster: Cluster) -> None:
     with Asker(cluster.client(), NAME, threads=4) as asker:
-        cluster.deploy_ok(NAME, engine=SLOW, env={"WORD": "second"}, **KEYS)
+        cluster.cai.ok("model", "deploy", second_spec(cluster))
         asker.wait_for(5)
     assert asker.failures == []
     until(lambda: state(cluster) == (2, "ready", TWO, 2), 30, "the new revision alone")
@@ -95,6 +101,8 @@ def test_kill_half_way_and_rollback(cluster: Cluster) -> None:
         assert (refused.returncode, "CAI-CLI-002" in refused.stderr) == (2, True)
         plan = cluster.cai.json("model", "rollback", NAME, "--dry-run")
         assert plan["notes"][-1] == "revision 1 again"
+        same = cluster.cai.json("model", "plan", second_spec(cluster))
+        assert [action["verb"] for action in same["actions"]] == ["delete"]
         done = cluster.cai.json("model", "rollback", NAME, "--yes")
         assert (done["revision"], done["strategy"]) == (5, "rolling")
         asker.wait_for(5)

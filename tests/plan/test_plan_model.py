@@ -112,6 +112,12 @@ class TestWhatServesAlready:
         found = plan(model(), room(), **serving(model()))
         assert (found.strategy, found.actions, found.revision) == ("none", (), 3)
 
+    def test_unchanged_beside_a_half_made_one(self) -> None:
+        found = plan(model(), room(), half_made=4, **serving(model()))
+        (action,) = found.actions
+        assert (found.strategy, action.verb) == ("none", "delete")
+        assert action.detail == "revision 4, whose deploy is not complete"
+
     def test_unchanged_but_sick(self) -> None:
         found = plan(model(), room(), healthy=False, **serving(model()))
         assert (found.strategy, found.revision) == ("beside", 4)

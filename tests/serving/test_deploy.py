@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +35,48 @@ def test_old_revision_comes_back_before_ray_knows_of_its_room(
         lambda job, replicas, *_: started.append((job.revision, replicas)),
     )
 
-    cluster, model = tmp_path / "cluster.yaml", tmp_path / "chat.yaml"
+    state, record, old = world(tmp_path)
+    monkeypatch.setattr(running, "serves", lambda *_: False)
+    assert deploy.Deployer(state, record).bring_back("chat") == old
+    assert started == [(3, 1)]
+    assert asked == [("chat", 3)]
+
+
+def test_deploy_of_what_serves_undoes_a_half_made_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its deploy was killed in the midst of a roll."""
+    state, record, old = world(tmp_path)
+    revisions = Revisions(state)
+    revisions.save(replace(old, revision=4, digest="", state="starting", steps=[[1, 0]], done=1))
+    deployer = deploy.Deployer(state, record)
+    asked: list[tuple[int, int]] = []
+    fake = SimpleNamespace(
+        serves=lambda _: True,
+        rows=lambda _: [],
+        ready=lambda _: 0,
+        run=lambda it, replicas: asked.append((it.revision, replicas)),
+        end=lambda it: asked.append((it.revision, 0)),
+    )
+    monkeypatch.setattr(deployer, "_running", fake)
+    monkeypatch.setattr(deploy, "node_names", dict)
+    monkeypatch.setattr(
+        deploy, "node_rooms", lambda _: [NodeRoom("head", "head", 4, 0, 2**30, 4, 0, 0)]
+    )
+    document = revisions.document(old)
+    plan = deployer.plan(document)
+    assert plan.strategy == "none"
+    done = deployer.deploy(document, plan, report=lambda *_: None, timeout=1)
+    assert [action.detail for action in done.actions] == [
+        "revision 4, whose deploy is not complete"
+    ]
+    assert asked[-2:] == [(4, 0), (3, 1)]
+    assert [it.state for it in revisions.of("chat")] == ["active", "failed"]
+
+
+def world(folder: Path) -> tuple[ClusterState, ClusterRecord, RevisionRecord]:
+    """A cluster with one model, whose revision 3 serves."""
+    cluster, model = folder / "cluster.yaml", folder / "chat.yaml"
     cluster.write_text(yaml.safe_dump({"kind": "Cluster", "name": "demo"}))
     spec = {"kind": "Model", "name": "chat", "source": "builtin:demo", "resources": {"cpu": 2}}
     model.write_text(yaml.safe_dump(spec | {"engine": {"type": "echo"}}))
@@ -46,7 +88,7 @@ def test_old_revision_comes_back_before_ray_knows_of_its_room(
         "active",
         document.raw,
         str(model),
-        str(tmp_path),
+        str(folder),
         digest_of(document.model),
         "echo",
         "grpc",
@@ -54,8 +96,5 @@ def test_old_revision_comes_back_before_ray_knows_of_its_room(
         0.0,
     )
     state = ClusterState("demo")
-    monkeypatch.setattr(running, "serves", lambda *_: False)
     Revisions(state).save(old)
-    assert deploy.Deployer(state, record).bring_back("chat") == old
-    assert started == [(3, 1)]
-    assert asked == [("chat", 3)]
+    return state, record, old
