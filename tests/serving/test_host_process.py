@@ -41,6 +41,15 @@ class Mute(EchoEngine):
     async def probe(self):
         raise RuntimeError("no first token")
 
+class Counts(EchoEngine):
+    async def cleanup(self):
+        print("cleaning up", flush=True)
+
+class HangsInDrain(Counts):
+    async def drain(self):
+        import asyncio
+        await asyncio.sleep(600)
+
 class Hangs(EchoEngine):
     async def cleanup(self):
         import time
@@ -258,6 +267,40 @@ class TestDeath:
         parent.kill()
         parent.wait()
         until(lambda: gone(host), 10, "the end of the host")
+
+
+class TestStages:
+    def test_each_is_told_and_cleanup_has_its_turn(self, project: Path) -> None:
+        async def what(host: HostProcess) -> list[str]:
+            await ready(host)
+            await host.stop(4)
+            assert host.returncode == 0
+            return host.stages
+
+        stages = with_host(job(project, "my_engines.HangsInDrain"), what)
+        assert [stage.split(" after")[0] for stage in stages] == [
+            "drain hooks done",
+            "in-flight done",
+            "drain cut off",
+            "cleanup done",
+            "shutdown hooks done",
+        ]
+        assert log_of(project).count("cleaning up") == 1
+
+    def test_sigterm_is_an_orderly_end(self, project: Path) -> None:
+        async def what(host: HostProcess) -> int | None:
+            await ready(host)
+            os.kill(host._process.pid, signal.SIGTERM)
+            await host._process.wait()
+            return host.returncode
+
+        assert with_host(job(project, "my_engines.Counts"), what) == 0
+        assert log_of(project).count("cleaning up") == 1
+
+    def test_failed_start_is_cleaned_up_once(self, project: Path) -> None:
+        with pytest.raises(CaiError, match="no luck"):
+            with_host(job(project, "my_engines.Counts", engine_args={"fail": "no luck"}), ready)
+        assert log_of(project).count("cleaning up") == 1
 
 
 @pytest.mark.parametrize(
