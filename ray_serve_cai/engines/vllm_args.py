@@ -5,6 +5,7 @@ Nothing here imports vLLM: a plan must be quick, and must work where vLLM is not
 
 from __future__ import annotations
 
+import argparse
 import ast
 import difflib
 import json
@@ -69,12 +70,39 @@ def command_line(args: Mapping[str, Any]) -> list[str]:
             line.append(flag)
         elif value is False:
             line.append("--no-" + flag[2:])
-        elif isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value):
+        elif _is_plain(value):
             line += [flag, *(str(item) for item in value)]
         else:
             text = json.dumps(value) if isinstance(value, (dict, list)) else str(value)
             line.append(f"{flag}={text}")
     return line
+
+
+def parsed(parser: argparse.ArgumentParser, args: Mapping[str, Any]) -> argparse.Namespace:
+    """`args` through vLLM's own parser, so that they are read and checked as vLLM reads them.
+
+    A field without a flag is set as it is; false for a flag that has no `--no-` form is its
+    default, and left out; a list for a flag that takes one word is joined by commas.
+    """
+    flags = {flag: action for action in parser._actions for flag in action.option_strings}
+    line: dict[str, Any] = {}
+    set_as_is: dict[str, Any] = {}
+    for name, value in args.items():
+        flag = name.replace("_", "-")
+        if f"--{flag}" not in flags and name.replace("-", "_") in known_args("grpc"):
+            set_as_is[name.replace("-", "_")] = value
+        elif value is not False or f"--no-{flag}" in flags:
+            one_word = f"--{flag}" in flags and flags[f"--{flag}"].nargs is None
+            line[name] = ",".join(map(str, value)) if one_word and _is_plain(value) else value
+    found = parser.parse_args(command_line(line))
+    for name, value in set_as_is.items():
+        setattr(found, name, value)
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a list of words and numbers."""
+    return isinstance(value, list) and not any(isinstance(item, (dict, list)) for item in value)
 
 
 def _fields(root: Path, source: str, *classes: str) -> frozenset[str]:
@@ -87,4 +115,6 @@ def _fields(root: Path, source: str, *classes: str) -> frozenset[str]:
         if isinstance(node, ast.ClassDef) and node.name in classes
         for statement in node.body
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)
+        # The others are vLLM's own affair.
+        if not statement.target.id.startswith("_")
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import copy
 import logging
 import os
 import signal
@@ -21,9 +22,9 @@ from ray_serve_cai.engines.base import (
     PreprocessedRequest,
 )
 from ray_serve_cai.engines.http_front import HttpFront
-from ray_serve_cai.engines.vllm_args import command_line
+from ray_serve_cai.engines.vllm_args import parsed
 from ray_serve_cai.engines.vllm_client import GrpcFront
-from ray_serve_cai.engines.vllm_front import servicer
+from ray_serve_cai.engines.vllm_front import SERVICER, servicer
 from ray_serve_cai.errors import EngineError
 
 log = logging.getLogger(__name__)
@@ -138,15 +139,13 @@ class VLLMEngine(LLMEngine):
         return args
 
     def _parse(self, parser: argparse.ArgumentParser, where: Listen) -> argparse.Namespace:
-        line = command_line(
-            {"model": str(self._model_path), "host": where.host, "port": where.port, **self._args}
-        )
+        given = {"model": str(self._model_path), "host": where.host, "port": where.port}
 
         def refuse(message: str) -> None:
             raise EngineError("CAI-PLAN-002", f"vLLM refuses its arguments: {message}")
 
         parser.error = refuse  # type: ignore[assignment,method-assign]
-        return parser.parse_args(line)
+        return parsed(parser, {**given, **self._args})
 
 
 def _set_environment(where: Listen) -> None:
@@ -155,15 +154,26 @@ def _set_environment(where: Listen) -> None:
     # vLLM forks on GPUs by default, from a process that has threads by now: the child hangs.
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     if where.transport == "grpc":
-        os.environ.setdefault("SMG_VLLM_SERVICER_IMPL", servicer())
+        choice = servicer()
+        log.info("the gRPC front: %s", choice.reason)
+        os.environ[SERVICER] = choice.front
 
 
 async def _serve_grpc(args: argparse.Namespace) -> None:
+    """Serve with the chosen servicer, or with the Python one where the Rust one does not fit."""
     # The order matters: importing the package first lets it take over the launcher's serve_grpc.
     from vllm.entrypoints.launchers import grpc_server
 
+    again = copy.deepcopy(args)
     try:
         await grpc_server.serve_grpc(args)
+    except (AttributeError, ImportError, TypeError) as error:
+        # What versions that do not match raise before an engine is there.
+        if os.environ.get(SERVICER) != "rust":
+            raise
+        log.warning("the Rust servicer does not start (%s); the Python one takes over", error)
+        os.environ[SERVICER] = "python"
+        await _serve_grpc(again)
     except SystemExit as done:
         if done.code:
             raise EngineError("CAI-MODEL-002", "vLLM's engine ended while starting") from done

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any, cast
 
 from ray_serve_cai import dotted
 
 CALLS = "CAI_VLLM_CALLS"
+GUARDED = "_guarded_by_cai"
 
 
 def load() -> None:
-    """What each process of vLLM needs before anything else: the AMX tiles, and the calls that
-    callbacks asked for. A call that fails ends the process, and with it the engine's start."""
+    """What each process of vLLM needs before anything else: the AMX tiles, an engine core that
+    outlives wrong requests, and the calls that callbacks asked for. A call that fails ends the
+    process, and with it the engine's start."""
     _ask_for_amx()
+    _guard_core()
     for call in json.loads(os.environ.get(CALLS) or "[]"):
         function = cast("Any", dotted.resolve(call["function"]))
         function(**call["kwargs"])
@@ -47,3 +51,41 @@ def _ask_for_amx() -> None:
 
     if not torch.cuda.is_available() and torch.cpu._is_amx_tile_supported():
         torch.cpu._init_amx()
+
+
+def _guard_core() -> None:
+    """Have the engine core refuse a prompt that would end it, where this process is one.
+
+    vLLM's own front checks prompts before they reach the core; SMG's Rust servicer hands on an
+    empty one, over which the scheduler fails, and the core with it (seen with vLLM 0.31 and
+    smg 1.13). What this raises becomes an error of that request alone.
+    """
+    module = sys.modules.get("vllm.v1.engine.core")
+    if module is None or hasattr(module.EngineCore.preprocess_add_request, GUARDED):
+        return
+    take = module.EngineCore.preprocess_add_request
+
+    def checked(core: Any, request: Any) -> Any:
+        if fault := wrong_prompt(request, core.vllm_config.model_config):
+            raise ValueError(fault)
+        return take(core, request)
+
+    setattr(checked, GUARDED, True)
+    module.EngineCore.preprocess_add_request = checked
+
+
+def wrong_prompt(request: Any, model: Any) -> str | None:
+    """What is wrong with an `EngineCoreRequest` for a model of this `ModelConfig`."""
+    tokens = request.prompt_token_ids
+    if tokens is None or request.prompt_is_token_ids is not None:
+        return None
+    if not tokens:
+        return "the prompt is empty"
+    if len(tokens) > model.max_model_len:
+        return f"the prompt has {len(tokens)} tokens; the context {model.max_model_len}"
+    if request.mm_features:
+        # Placeholders of images may lie outside the vocabulary.
+        return None
+    if min(tokens) < 0 or max(tokens) >= model.get_vocab_size():
+        return f"a token is outside the vocabulary of {model.get_vocab_size()}"
+    return None

@@ -41,7 +41,8 @@ class ModelFacts:
     """What is there. `transports` maps what the engine can be reached by to the reason why it
     would be chosen, best first. `next_revision` is a number never used before. `placed_by` names
     the callbacks that decide the placement at the deploy, `code` is the user's own code.
-    `half_made` is a revision whose deploy was not completed and that is not the wanted one."""
+    `half_made` is a revision whose deploy was not completed and that is not the wanted one.
+    `front` is the server before the engine: `rust`, `python`, `engine` or `generic`."""
 
     nodes: Sequence[NodeRoom]
     transports: Mapping[Transport, str]
@@ -51,6 +52,7 @@ class ModelFacts:
     placed_by: str = ""
     code: str = ""
     half_made: int | None = None
+    front: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class ModelPlan:
     actions: tuple[Action, ...]
     notes: tuple[str, ...] = ()
     placed_by: str = ""
+    front: str = ""
 
     def data(self) -> dict[str, Any]:
         """The JSON form."""
@@ -113,6 +116,7 @@ def plan_model(spec: ModelSpec, facts: ModelFacts) -> ModelPlan:
         actions=(*_undone(spec, facts), *_actions(spec, facts, strategy, way, revision)),
         notes=tuple(notes),
         placed_by=facts.placed_by,
+        front=facts.front,
     )
 
 

@@ -17,7 +17,7 @@ from ray_serve_cai.errors import CaiError, ModelError, SpecProblems
 from ray_serve_cai.plan import model as planning
 from ray_serve_cai.plan import room
 from ray_serve_cai.plan.model import ModelFacts, ModelPlan, Revision, plan_model
-from ray_serve_cai.serving.facts import check, node_rooms, transports
+from ray_serve_cai.serving.facts import check, front_of, node_rooms, transports
 from ray_serve_cai.serving.job import log_name
 from ray_serve_cai.serving.jobs import code_of, new_revision
 from ray_serve_cai.serving.other_nodes import node_names
@@ -70,6 +70,7 @@ class Deployer:
             placed_by=", ".join(each.name for each in placing(document)),
             code=code,
             half_made=starting.revision if starting else None,
+            front=front_of(document),
         )
         try:
             return plan_model(spec, facts)

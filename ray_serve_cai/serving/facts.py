@@ -10,7 +10,7 @@ from ray_serve_cai.cluster.state import ClusterState
 from ray_serve_cai.engines import command
 from ray_serve_cai.engines.registry import get_registry
 from ray_serve_cai.engines.vllm_args import check_args
-from ray_serve_cai.engines.vllm_front import choose_transport
+from ray_serve_cai.engines.vllm_front import choose_front, choose_transport
 from ray_serve_cai.errors import EngineError
 from ray_serve_cai.plan.model import Transport
 from ray_serve_cai.plan.room import NodeRoom
@@ -75,4 +75,16 @@ def transports(document: Document) -> dict[Transport, str]:
                 f"it has {', '.join(possible)}",
             )
         return {possible[0]: WHY[possible[0]]}
-    return choose_transport(wanted, spec.engine.args)
+    return {
+        transport: f"{reason}; {choose_front(transport, spec.env).reason}"
+        for transport, reason in choose_transport(wanted, spec.engine.args).items()
+    }
+
+
+def front_of(document: Document) -> str:
+    """The server in front of the engine: `rust` or `python` for vLLM's over gRPC, `engine` for an
+    OpenAI server that the engine brings, `generic` for cai's own gRPC servicer."""
+    transport = next(iter(transports(document)))
+    if document.model.engine.type == "vllm":
+        return choose_front(transport, document.model.env).front
+    return "engine" if transport == "http" else "generic"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -77,3 +80,77 @@ class TestKnownArguments:
         assert {"tensor_parallel_size", "max_model_len"} <= vllm_args.known_args("grpc")
         assert {"chat_template", "enable_auto_tool_choice"} <= vllm_args.known_args("http")
         assert "chat_template" not in vllm_args.known_args("grpc")
+
+
+class TestParsed:
+    @pytest.fixture
+    def parser(self, made_up_vllm: Path) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--max-model-len", type=int)
+        parser.add_argument("--enable-log-requests", action="store_true")
+        parser.add_argument("--device-ids", type=lambda text: text.split(","))
+        return parser
+
+    @pytest.mark.parametrize(
+        ("args", "name", "value"),
+        [
+            ({"max-model-len": 8}, "max_model_len", 8),
+            ({"enable_log_requests": True}, "enable_log_requests", True),
+            ({"enable_log_requests": False}, "enable_log_requests", False),
+            ({"enforce_eager": {"a": 1}}, "enforce_eager", {"a": 1}),
+            ({"device_ids": [0, 1]}, "device_ids", ["0", "1"]),
+        ],
+    )
+    def test_values(
+        self, parser: argparse.ArgumentParser, args: dict[str, Any], name: str, value: Any
+    ) -> None:
+        assert getattr(vllm_args.parsed(parser, args), name) == value
+
+
+@pytest.mark.vllm
+def test_every_field_goes_through_the_real_parser() -> None:
+    """Each with its default, and each that vLLM's types allow with another value."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
+    actions = {action.dest: action for action in parser._actions}
+    names = sorted(vllm_args.known_args("grpc"))
+    assert len(names) > 200
+    wrong = {}
+    for name in names:
+        value = _example(actions.get(name))
+        try:
+            found = getattr(vllm_args.parsed(parser, {name: value}), name)
+        except SystemExit:
+            found = "refused"
+        if _plain(found, value) != value:
+            wrong[name] = (value, found)
+    assert not wrong
+
+
+def _example(action: Any) -> Any:
+    """A value that is not the default, as a spec would have it."""
+    if action is None:
+        return True
+    if action.nargs == 0:
+        return not action.default
+    if action.choices:
+        return next(each for each in action.choices if each != action.default)
+    values: list[Any] = [17, "x", 0.5, {}, "0,1"]
+    for value in values:
+        text = json.dumps(value) if isinstance(value, dict) else str(value)
+        try:
+            taken = action.type(text) if action.type else text
+        except (ValueError, TypeError, argparse.ArgumentTypeError):
+            continue
+        if _plain(taken, value) == value:
+            return [value] if action.nargs == "+" else value
+    return values[0]
+
+
+def _plain(found: Any, value: Any) -> Any:
+    """A configuration that vLLM made of a mapping counts as that mapping, one word as its list."""
+    if value == {} and dataclasses.is_dataclass(found):
+        return {}
+    return value if found == [value] else found

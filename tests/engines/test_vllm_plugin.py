@@ -1,0 +1,65 @@
+"""The guard in vLLM's engine core: what would end it becomes an error of one request."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ray_serve_cai.engines import vllm_plugin
+
+MODEL = SimpleNamespace(max_model_len=4, get_vocab_size=lambda: 10)
+
+
+def request(tokens: Any, **fields: Any) -> Any:
+    defaults = {"prompt_token_ids": tokens, "prompt_is_token_ids": None, "mm_features": None}
+    return SimpleNamespace(**(defaults | fields))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "fault"),
+    [
+        ([], "the prompt is empty"),
+        ([1, 2, 3, 4, 5], "the prompt has 5 tokens; the context 4"),
+        ([1, 10], "a token is outside the vocabulary of 10"),
+        ([-1], "a token is outside the vocabulary of 10"),
+        ([0, 9], None),
+        (None, None),
+    ],
+)
+def test_prompts(tokens: Any, fault: str | None) -> None:
+    assert vllm_plugin.wrong_prompt(request(tokens), MODEL) == fault
+
+
+def test_placeholders_of_images_may_lie_outside_the_vocabulary() -> None:
+    assert vllm_plugin.wrong_prompt(request([1, 99], mm_features=["image"]), MODEL) is None
+
+
+class TestGuard:
+    @pytest.fixture
+    def core(self, monkeypatch: pytest.MonkeyPatch) -> Any:
+        class EngineCore:
+            vllm_config = SimpleNamespace(model_config=MODEL)
+
+            def preprocess_add_request(self, request: Any) -> Any:
+                return request.prompt_token_ids
+
+        module = ModuleType("vllm.v1.engine.core")
+        module.EngineCore = EngineCore  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "vllm.v1.engine.core", module)
+        vllm_plugin._guard_core()
+        return EngineCore()
+
+    def test_refuses(self, core: Any) -> None:
+        with pytest.raises(ValueError, match="the prompt is empty"):
+            core.preprocess_add_request(request([]))
+
+    def test_lets_through(self, core: Any) -> None:
+        assert core.preprocess_add_request(request([1, 2])) == [1, 2]
+
+    def test_is_there_once(self, core: Any) -> None:
+        guarded = type(core).preprocess_add_request
+        vllm_plugin._guard_core()
+        assert type(core).preprocess_add_request is guarded
