@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from typing import Literal, cast
+from typing import Any, Literal, cast, get_args
 
 from ray_serve_cai.dotted import resolve
 from ray_serve_cai.engines.base import LLMEngine
+from ray_serve_cai.engines.protocols import ConfigBuilderProtocol, DeploymentFactoryProtocol
 from ray_serve_cai.engines.signatures import signature_faults
 from ray_serve_cai.errors import EngineError
 
@@ -23,14 +24,17 @@ ENTRY_POINT_GROUP = "ray_serve_cai.engines"
 class EngineInfo:
     """One registered engine. `path` is the dotted path of its class, `needs` the import name of
     the package it runs on (None for none), `extra` what to install for it, `transports` how the
-    gateway can talk to it, the best one first."""
+    gateway can talk to it, the best one first; empty for what the class declares. `builder` and
+    `factory` are the dotted paths of the classes that make a configuration and a deployment."""
 
     name: str
     path: str
     summary: str
     needs: str | None = None
     extra: str | None = None
-    transports: tuple[Transport, ...] = ("grpc",)
+    transports: tuple[Transport, ...] = ()
+    builder: str = "ray_serve_cai.engines.config:ConfigBuilder"
+    factory: str = "ray_serve_cai.engines.config:DeploymentFactory"
 
     @property
     def installed(self) -> bool:
@@ -46,6 +50,26 @@ class EngineInfo:
             )
         return _engine_class(self.path)
 
+    def reached_by(self) -> tuple[Transport, ...]:
+        """How the gateway can talk to it, the best one first. Imports a class whose row does not
+        say; raises as `load`."""
+        return self.transports or declared_transports(self.load())
+
+    def config_builder(self) -> ConfigBuilderProtocol:
+        """What checks and completes a configuration of this engine.
+
+        Raises `SpecError` for a path that leads nowhere, `EngineError` (CAI-ENGINE-004) for a
+        class that is no builder.
+        """
+        made = _made(self.builder, ConfigBuilderProtocol, self.name)
+        return cast(ConfigBuilderProtocol, made)
+
+    def deployment_factory(self, name: str = "") -> DeploymentFactoryProtocol:
+        """What makes the Model document, whose `engine.type` is `name`, by default the row's.
+        Raises as `config_builder`."""
+        made = _made(self.factory, DeploymentFactoryProtocol, name or self.name)
+        return cast(DeploymentFactoryProtocol, made)
+
 
 BUILT_IN = (
     EngineInfo(
@@ -55,6 +79,18 @@ BUILT_IN = (
         needs="vllm",
         extra="vllm",
         transports=("grpc", "http"),
+        builder="ray_serve_cai.engines.vllm_config:VLLMConfigBuilder",
+        factory="ray_serve_cai.engines.vllm_config:VLLMDeploymentFactory",
+    ),
+    EngineInfo(
+        "sglang",
+        "ray_serve_cai.engines.sglang_engine.SGLangEngine",
+        "SGLang's own server, on GPUs",
+        needs="sglang",
+        extra="sglang",
+        transports=("grpc", "http"),
+        builder="ray_serve_cai.engines.sglang_config:SGLangConfigBuilder",
+        factory="ray_serve_cai.engines.sglang_config:SGLangDeploymentFactory",
     ),
     EngineInfo(
         "command",
@@ -66,6 +102,7 @@ BUILT_IN = (
         "echo",
         "ray_serve_cai.engines.echo.EchoEngine",
         "answers with the prompt's own tokens; for tests and for authors of engines",
+        transports=("grpc",),
     ),
 )
 
@@ -127,10 +164,32 @@ def get_registry() -> EngineRegistry:
     registry = EngineRegistry()
     for info in BUILT_IN:
         registry.register(info)
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+    for point in _entry_points():
         if not registry.is_registered(point.name):
             registry.register(EngineInfo(point.name, point.value, f"from {point.module}"))
     return registry
+
+
+def name_in_spec(info: EngineInfo) -> str:
+    """What `engine.type` must say so that every process finds the engine: a name that only this
+    process's code has registered means nothing in a replica, its dotted path does."""
+    known = {*(row.name for row in BUILT_IN), *(point.name for point in _entry_points())}
+    return info.name if info.name in known else info.path
+
+
+def declared_transports(kind: type[LLMEngine]) -> tuple[Transport, ...]:
+    """`transports` of an engine's class, the best one first. Without that attribute an engine is
+    reached by the gRPC of cai's own servicer, or, with a server of its own, by HTTP.
+
+    Raises `EngineError` (CAI-ENGINE-004) for anything but names of transports.
+    """
+    declared = getattr(kind, "transports", None) or (("http",) if kind.own_server else ("grpc",))
+    if not isinstance(declared, tuple) or not set(declared) <= set(get_args(Transport)):
+        known = ", ".join(get_args(Transport))
+        raise EngineError(
+            "CAI-ENGINE-004", f"{kind.__name__}.transports must be a tuple of {known}"
+        )
+    return declared
 
 
 def register_engine(info: EngineInfo | type[LLMEngine], name: str = "") -> None:
@@ -143,6 +202,20 @@ def check_class(kind: object, path: str) -> None:
     faults = signature_faults(kind)
     if faults:
         raise EngineError("CAI-ENGINE-004", f'"{path}" is no engine: {"; ".join(faults)}')
+
+
+@cache
+def _entry_points() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=ENTRY_POINT_GROUP))
+
+
+def _made(path: str, protocol: type[Any], engine: str) -> object:
+    kind = cast(Any, resolve(path))
+    made = kind(engine)
+    if not isinstance(made, protocol):
+        wanted = ", ".join(sorted(name for name in vars(protocol) if name[0] != "_"))
+        raise EngineError("CAI-ENGINE-004", f'"{path}" must have the methods {wanted}')
+    return cast(object, made)
 
 
 def _engine_class(path: str) -> type[LLMEngine]:

@@ -8,14 +8,20 @@ import logging
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-from ray_serve_cai.engines.http_front import HttpFront
 from ray_serve_cai.errors import EngineError
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 30.0
+
+
+class Front(Protocol):
+    """What tells that a server can be used."""
+
+    async def answers(self) -> bool: ...
 
 
 class ServerProcess:
@@ -37,7 +43,7 @@ class ServerProcess:
                 "CAI-ENGINE-002", f"{self._name}: {command[0]}: {error.strerror}"
             ) from error
 
-    async def ready(self, front: HttpFront) -> None:
+    async def ready(self, front: Front) -> None:
         """Return when the server answers; raises `EngineError` when the program has ended."""
         while not await front.answers():
             self.check()
