@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engines": BASE | {"spec"},
     "cluster": BASE | {"spec", "plan", "providers"},
     "serving": BASE | {"spec", "plan", "providers", "storage", "callbacks", "engines", "cluster"},
-    "ray_backend": BASE | {"spec", "plan", "cluster", "serving"},
+    "ray_backend": BASE | {"spec", "providers", "engines", "serving"},
     "bench": BASE
     | {"demo", "spec", "plan", "providers", "engines", "cluster", "storage", "serving"},
     "cli": BASE

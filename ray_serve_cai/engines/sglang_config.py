@@ -102,6 +102,11 @@ def choose_transport(
     return {"grpc": "fastest: templates, tokenization and streaming run in the gateway"}
 
 
+def servicer(env: Mapping[str, str]) -> str:
+    """Which gRPC front a model with these variables gets: `python`, or `rust` where it asks."""
+    return env.get("SMG_SGLANG_SERVICER_IMPL", "python")
+
+
 def command_line(args: Mapping[str, Any]) -> list[str]:
     """`{"tp_size": 2, "enable_metrics": True}` as SGLang's parser takes it.
 

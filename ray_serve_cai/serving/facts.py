@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ray
 
-from ray_serve_cai.callbacks.check import require_callbacks
+from ray_serve_cai.callbacks.check import importable, require_callbacks
 from ray_serve_cai.cluster.ray_session import alive_nodes
 from ray_serve_cai.cluster.state import ClusterState
-from ray_serve_cai.engines import command
+from ray_serve_cai.engines import command, sglang_config
 from ray_serve_cai.engines.registry import get_registry
 from ray_serve_cai.engines.vllm_args import check_args
 from ray_serve_cai.engines.vllm_front import choose_front, choose_transport
@@ -58,6 +58,8 @@ def check(document: Document) -> None:
     transport = next(iter(transports(document)))
     if spec.engine.type == "vllm":
         check_args(spec.engine.args, transport=transport)
+    if spec.engine.type == "sglang":
+        sglang_config.check_args(spec.engine.args)
     if spec.engine.type == "command":
         command.check_args(spec.engine.args)
 
@@ -66,25 +68,33 @@ def transports(document: Document) -> dict[Transport, str]:
     """By what the engine can be reached, and why."""
     spec = document.model
     wanted = spec.engine.transport
-    if spec.engine.type != "vllm":
-        possible = get_registry().get(spec.engine.type).transports
-        if wanted not in ("auto", *possible):
-            raise EngineError(
-                "CAI-ENGINE-003",
-                f'the engine "{spec.engine.type}" has no {wanted} transport; '
-                f"it has {', '.join(possible)}",
-            )
+    if spec.engine.type == "vllm":
+        return {
+            transport: f"{reason}; {choose_front(transport, spec.env).reason}"
+            for transport, reason in choose_transport(wanted, spec.engine.args).items()
+        }
+    if spec.engine.type == "sglang":
+        return sglang_config.choose_transport(wanted, spec.engine.args)
+    with importable(document.project):
+        possible = get_registry().get(spec.engine.type).reached_by()
+    if wanted == "auto":
         return {possible[0]: WHY[possible[0]]}
-    return {
-        transport: f"{reason}; {choose_front(transport, spec.env).reason}"
-        for transport, reason in choose_transport(wanted, spec.engine.args).items()
-    }
+    if wanted not in possible:
+        raise EngineError(
+            "CAI-ENGINE-003",
+            f'the engine "{spec.engine.type}" has no {wanted} transport; '
+            f"it has {', '.join(possible)}",
+        )
+    return {wanted: "the spec says so"}
 
 
 def front_of(document: Document) -> str:
-    """The server in front of the engine: `rust` or `python` for vLLM's over gRPC, `engine` for an
-    OpenAI server that the engine brings, `generic` for cai's own gRPC servicer."""
+    """The server in front of the engine: `rust` or `python` for vLLM's and SGLang's over gRPC,
+    `engine` for an OpenAI server that the engine brings, `generic` for cai's own gRPC servicer."""
+    spec = document.model
     transport = next(iter(transports(document)))
-    if document.model.engine.type == "vllm":
-        return choose_front(transport, document.model.env).front
-    return "engine" if transport == "http" else "generic"
+    if spec.engine.type == "vllm":
+        return choose_front(transport, spec.env).front
+    if transport == "http":
+        return "engine"
+    return sglang_config.servicer(spec.env) if spec.engine.type == "sglang" else "generic"
