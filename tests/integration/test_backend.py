@@ -95,10 +95,13 @@ def test_failures_are_those_of_the_command_line(backend: RayBackend) -> None:
         await failing(start({**ECHO, "model": "/no/such"}), Exception, "CAI-STORAGE-001")
         huge = {**ECHO, "resources": {"cpu": 1000}}
         await failing(start(huge), PlanError, "CAI-PLAN-001")
+        await failing(backend.wait_for_ready(), ModelError, "CAI-MODEL-001")
         said = await failing(start({**ECHO, "fail": "out of luck"}), ModelError, "CAI-MODEL-002")
         assert "out of luck" in said
+        # A failure stays on record until it is removed.
+        await failing(backend.wait_for_ready(), ModelError, "CAI-MODEL-002")
+        assert await backend.stop_model()
         await failing(backend.model_status("nobody"), ModelError, "CAI-MODEL-001")
-        await failing(backend.wait_for_ready(), ModelError, "CAI-MODEL-001")
         await failing(RayBackend().initialize_ray("nobody"), ClusterError, "CAI-CLUSTER-001")
         await failing(RayBackend().get_status(), ClusterError, "CAI-CLUSTER-002")
         only_grpc = {**ECHO, "transport": "http"}
