@@ -186,11 +186,10 @@ class TestSGLang:
         until(lambda: echo_cluster.commands("sglang.launch_server"), 60, "a new server")
         echo_cluster.delete("sg")
 
-    def test_example(self, environment: dict[str, str], echo_cluster: Cluster) -> None:
+    def test_example(self, environment: dict[str, str]) -> None:
         paths = os.pathsep.join([str(FAKES), str(ROOT)])
         mine = {**environment, "PYTHONPATH": paths, "GPUS": "0"}
-        folder = echo_cluster.cai.folder
-        said = run_example("sglang_deployment.py", mine, "builtin:demo", cwd=folder)
+        said = run_example("sglang_deployment.py", mine, "builtin:demo")
         assert '"mem_fraction_static": 0.85' in said
         assert 'did you mean "mem_fraction_static"?' in said
         assert "on-sglang is ready over grpc at http://127.0.0.1:" in said
@@ -227,8 +226,9 @@ ray.shutdown()
     assert said == {"provider": "existing", "state": "ready", "mine": "still mine", "after": True}
 
 
-def run_example(name: str, environment: dict[str, str], *words: str, cwd: Path = ROOT) -> str:
-    return run([str(EXAMPLES / name), *words], environment, cwd)
+def run_example(name: str, environment: dict[str, str], *words: str) -> str:
+    # The working directory is the project, whose packages are shipped: not the repository.
+    return run([str(EXAMPLES / name), *words], environment, Path(environment["HOME"]).parent)
 
 
 def run(words: list[str], environment: dict[str, str], cwd: Path) -> str:

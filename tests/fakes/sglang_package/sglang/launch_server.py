@@ -21,7 +21,8 @@ from smg_grpc_proto import sglang_scheduler_pb2 as pb
 from smg_grpc_proto import sglang_scheduler_pb2_grpc as pb_grpc
 from smg_grpc_proto.generated import common_pb2
 
-from ray_serve_cai.serving.servicer import SERVER_OPTIONS, _tokenizer_zip
+from ray_serve_cai.serving.servicer import SERVER_OPTIONS
+from ray_serve_cai.serving.tokenizer_files import tokenizer_zip
 from sglang.srt import server_args
 
 SERVICE = "sglang.grpc.scheduler.SglangScheduler"
@@ -102,7 +103,7 @@ class Scheduler(pb_grpc.SglangSchedulerServicer):
     async def GetTokenizer(self, request: Any, context: Any) -> AsyncIterator[Any]:
         import hashlib
 
-        data = _tokenizer_zip(self._path)
+        data = tokenizer_zip(self._path)
         yield common_pb2.GetTokenizerChunk(data=data, sha256=hashlib.sha256(data).hexdigest())
 
 
