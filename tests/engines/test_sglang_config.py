@@ -94,6 +94,11 @@ def test_transport(wanted: Any, args: dict[str, Any], transport: str, why: str) 
     assert why in reason
 
 
+def test_front() -> None:
+    assert sglang_config.servicer({}) == "python"
+    assert sglang_config.servicer({"SMG_SGLANG_SERVICER_IMPL": "rust"}) == "rust"
+
+
 @pytest.mark.parametrize(
     ("args", "gpus"),
     [
