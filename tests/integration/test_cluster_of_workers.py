@@ -11,11 +11,12 @@ import psutil
 import pytest
 from fakes.cloudera.inside import API_KEY, SessionCai
 from fakes.cloudera.platform import Platform, Worker
-from support import Cluster, short_folder, until
+from support import Cluster, cluster_spec, short_folder, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.root]
 
 SHM_MEGABYTES = 256
+FOREVER = float("inf")
 SPEC = {
     "provider": {"type": "cai-workers"},
     "head": {"cpu": 0, "memory": "1Gi"},
@@ -99,6 +100,36 @@ def test_no_secret_is_shown(cluster: Cluster, platform: Platform) -> None:
 
 
 def test_down_leaves_nothing(cluster: Cluster, platform: Platform) -> None:
+    cluster.down_without_trace()
+    until(lambda: not platform.live(), 15, "the end of the workers")
+
+
+def test_head_in_a_worker(platform: Platform) -> None:
+    """It comes long after its worker, and `up` is killed meanwhile; the next one goes on."""
+    session = platform.session(shm_megabytes=SHM_MEGABYTES)
+    cai = SessionCai(platform.project.folder, session=session)
+    spec = SPEC | {
+        "provider": {"type": "cai-workers", "head_in": "worker"},
+        "workers": [{"name": "side", "count": 1, "cpu": 1, "memory": "1Gi"}],
+        "gateway": {"host": "0.0.0.0", "port": "auto", "api_keys": ["${CAI_API_KEY}"]},
+    }
+    platform.knobs.late = [FOREVER]
+    first = cai.start("cluster", "up", cai.write("inside.yaml", cluster_spec("inside", **spec)))
+    rows = cai.state("inside") / "nodes"
+    until((rows / "side-0.json").is_file, 60, "the worker's agent")
+    psutil.Process(first.pid).children(recursive=True)[-1].kill()
+    first.communicate()
+    head, side = platform.live()
+    assert not (rows / "head.json").exists()
+
+    head.late = 0.0
+    cluster = Cluster.up(cai, "inside", **spec)
+    assert platform.live() == [head, side]
+    assert cluster.url.startswith(f"http://{head.workload.ip}:")
+    cluster.deploy_ok("there")
+    (replica,) = cluster.model("there")["instances"]
+    assert side.workload.ip in replica["endpoint"]
+    assert "What is cai?" in chat(cluster, "there")
     cluster.down_without_trace()
     until(lambda: not platform.live(), 15, "the end of the workers")
 
