@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,12 @@ from ray_serve_cai import dotted
 
 CALLS = "CAI_VLLM_CALLS"
 GUARDED = "_guarded_by_cai"
+
+log = logging.getLogger(__name__)
+
+
+class WrongPrompt(ValueError):
+    """A prompt that the engine core does not take."""
 
 
 def load() -> None:
@@ -58,20 +65,31 @@ def _guard_core() -> None:
 
     vLLM's own front checks prompts before they reach the core; SMG's Rust servicer hands on an
     empty one, over which the scheduler fails, and the core with it (seen with vLLM 0.31 and
-    smg 1.13). What this raises becomes an error of that request alone.
+    smg 1.13). That request alone ends, with the finish reason `abort`.
     """
     module = sys.modules.get("vllm.v1.engine.core")
-    if module is None or hasattr(module.EngineCore.preprocess_add_request, GUARDED):
+    if module is None or hasattr(module.EngineCoreProc.preprocess_add_request, GUARDED):
         return
-    take = module.EngineCore.preprocess_add_request
+    core_class = module.EngineCoreProc
+    take, fail = core_class.preprocess_add_request, core_class._handle_request_preproc_error
 
     def checked(core: Any, request: Any) -> Any:
         if fault := wrong_prompt(request, core.vllm_config.model_config):
-            raise ValueError(fault)
+            raise WrongPrompt(fault)
         return take(core, request)
 
+    def answered(core: Any, request: Any) -> None:
+        # Aborted rather than failed: the gateway would send a failed one four times more, and
+        # take the replica for broken after ten failures in a row.
+        if isinstance(fault := sys.exception(), WrongPrompt):
+            log.warning("request %s: %s", request.request_id, fault)
+            core._send_abort_outputs_to_client([request.request_id], request.client_index)
+        else:
+            fail(core, request)
+
     setattr(checked, GUARDED, True)
-    module.EngineCore.preprocess_add_request = checked
+    core_class.preprocess_add_request = checked
+    core_class._handle_request_preproc_error = answered
 
 
 def wrong_prompt(request: Any, model: Any) -> str | None:

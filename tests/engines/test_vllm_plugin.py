@@ -15,6 +15,7 @@ MODEL = SimpleNamespace(max_model_len=4, get_vocab_size=lambda: 10)
 
 def request(tokens: Any, **fields: Any) -> Any:
     defaults = {"prompt_token_ids": tokens, "prompt_is_token_ids": None, "mm_features": None}
+    defaults |= {"request_id": "r", "client_index": 3}
     return SimpleNamespace(**(defaults | fields))
 
 
@@ -43,21 +44,43 @@ class TestGuard:
         class EngineCore:
             vllm_config = SimpleNamespace(model_config=MODEL)
 
+            def __init__(self) -> None:
+                self.ended: list[str] = []
+
             def preprocess_add_request(self, request: Any) -> Any:
-                return request.prompt_token_ids
+                return request.prompt_token_ids[0] and request.prompt_token_ids
+
+            def take(self, request: Any) -> Any:
+                """As vLLM's input thread does."""
+                try:
+                    return self.preprocess_add_request(request)
+                except (TypeError, ValueError):
+                    self._handle_request_preproc_error(request)
+
+            def _handle_request_preproc_error(self, request: Any) -> None:
+                self.ended.append("error")
+
+            def _send_abort_outputs_to_client(self, requests: list[str], client: int) -> None:
+                self.ended.append(f"abort of {requests[0]} for {client}")
 
         module = ModuleType("vllm.v1.engine.core")
-        module.EngineCore = EngineCore  # type: ignore[attr-defined]
+        module.EngineCoreProc = EngineCore  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "vllm.v1.engine.core", module)
         vllm_plugin._guard_core()
         return EngineCore()
 
-    def test_refuses(self, core: Any) -> None:
-        with pytest.raises(ValueError, match="the prompt is empty"):
-            core.preprocess_add_request(request([]))
+    def test_a_wrong_prompt_is_aborted(self, core: Any) -> None:
+        assert core.take(request([])) is None
+        assert core.ended == ["abort of r for 3"]
+
+    def test_other_mistakes_are_errors_still(self, core: Any) -> None:
+        wrong = request(None)
+        assert core.take(wrong) is None
+        assert core.ended == ["error"]
 
     def test_lets_through(self, core: Any) -> None:
-        assert core.preprocess_add_request(request([1, 2])) == [1, 2]
+        assert core.take(request([1, 2])) == [1, 2]
+        assert core.ended == []
 
     def test_is_there_once(self, core: Any) -> None:
         guarded = type(core).preprocess_add_request
