@@ -17,8 +17,8 @@ GUARDED = "_guarded_by_cai"
 log = logging.getLogger(__name__)
 
 
-class WrongPrompt(ValueError):
-    """A prompt that the engine core does not take."""
+class WrongRequest(ValueError):
+    """A request that the engine core cannot answer."""
 
 
 def load() -> None:
@@ -61,10 +61,11 @@ def _ask_for_amx() -> None:
 
 
 def _guard_core() -> None:
-    """Have the engine core refuse a prompt that would end it, where this process is one.
+    """Have the engine core refuse a prompt that would end it, and a grammar that is none, where
+    this process is one.
 
-    vLLM's own front checks prompts before they reach the core; SMG's Rust servicer hands on an
-    empty one, over which the scheduler fails, and the core with it (seen with vLLM 0.31 and
+    vLLM's own front checks both before they reach the core; SMG's Rust servicer hands on an
+    empty prompt, over which the scheduler fails, and the core with it (seen with vLLM 0.31 and
     smg 1.13). That request alone ends, with the finish reason `abort`.
     """
     module = sys.modules.get("vllm.v1.engine.core")
@@ -74,14 +75,15 @@ def _guard_core() -> None:
     take, fail = core_class.preprocess_add_request, core_class._handle_request_preproc_error
 
     def checked(core: Any, request: Any) -> Any:
-        if fault := wrong_prompt(request, core.vllm_config.model_config):
-            raise WrongPrompt(fault)
+        fault = wrong_prompt(request, core.vllm_config.model_config) or wrong_grammar(request)
+        if fault:
+            raise WrongRequest(fault)
         return take(core, request)
 
     def answered(core: Any, request: Any) -> None:
         # Aborted rather than failed: the gateway would send a failed one four times more, and
         # take the replica for broken after ten failures in a row.
-        if isinstance(fault := sys.exception(), WrongPrompt):
+        if isinstance(fault := sys.exception(), WrongRequest):
             log.warning("request %s: %s", request.request_id, fault)
             core._send_abort_outputs_to_client([request.request_id], request.client_index)
         else:
@@ -106,4 +108,20 @@ def wrong_prompt(request: Any, model: Any) -> str | None:
         return None
     if min(tokens) < 0 or max(tokens) >= model.get_vocab_size():
         return f"a token is outside the vocabulary of {model.get_vocab_size()}"
+    return None
+
+
+def wrong_grammar(request: Any) -> str | None:
+    """What is wrong with the JSON schema, regex or grammar of an `EngineCoreRequest`."""
+    wanted = getattr(request.sampling_params, "structured_outputs", None)
+    if wanted is None or wanted._backend != "xgrammar":
+        return None
+    from vllm.exceptions import VLLMValidationError
+    from vllm.v1.structured_output.backend_xgrammar import validate_xgrammar_grammar
+
+    try:
+        validate_xgrammar_grammar(request.sampling_params)
+    except VLLMValidationError as error:
+        # One without a cause is about a feature that xgrammar leaves out and goes on without.
+        return str(error) if error.__cause__ else None
     return None

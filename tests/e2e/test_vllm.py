@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import psutil
 import pytest
-from support import Cai, Cluster, ask, short_folder, until
+from support import Cluster, ask, until
 
 from ray_serve_cai.demo.text import load_text
 
 pytestmark = pytest.mark.vllm
 
-KEY = "sk-e2e-0123456789abcdef"
-ARGS = {"max_model_len": 1024, "enforce_eager": True}
-TRANSPORTS = ("grpc", "http")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with short_folder() as folder:
-        cai = Cai(folder, {"CAI_API_KEY": KEY})
-        gateway = {"port": "auto", "api_keys": ["${CAI_API_KEY}"]}
-        try:
-            made = Cluster.up(cai, "real", KEY, head={"cpu": 2}, gateway=gateway)
-            for transport in TRANSPORTS:
-                engine = {"type": "vllm", "transport": transport, "args": ARGS}
-                made.deploy_ok(transport, engine=engine, resources={"cpu": 1})
-            yield made
-            made.down_without_trace()
-        finally:
-            cai.end_everything()
-
-
-@pytest.fixture(scope="module")
-def client(cluster: Cluster) -> Any:
-    return cluster.client()
-
-
-@pytest.fixture(params=TRANSPORTS)
-def model(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+# The most tokens of one request, as tests/e2e/conftest.py starts the models.
+CONTEXT = 1024
 
 
 def questions() -> list[tuple[str, str]]:
@@ -72,7 +44,7 @@ def test_streaming_gives_the_same_in_pieces(client: Any, model: str) -> None:
     assert sum(bool(piece) for piece in pieces) > 3
 
 
-def test_stop_in_mid_stream_frees_the_engine(cluster: Cluster, client: Any, model: str) -> None:
+def test_stop_in_mid_stream_frees_the_engine(real: Cluster, client: Any, model: str) -> None:
     stream = client.chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": "What is cai?"}],
@@ -84,7 +56,7 @@ def test_stop_in_mid_stream_frees_the_engine(cluster: Cluster, client: Any, mode
     stream.close()
 
     def idle() -> bool:
-        return all(row["running"] == 0 for row in cluster.model(model)["instances"])
+        return all(row["running"] == 0 for row in real.model(model)["instances"])
 
     until(idle, 20, "the engine to be idle")
 
@@ -100,26 +72,26 @@ def test_unknown_model(client: Any) -> None:
         ask(client, "nobody")
 
 
-def test_wrong_key(cluster: Cluster) -> None:
+def test_wrong_key(real: Cluster) -> None:
     with pytest.raises(openai.AuthenticationError):
-        ask(cluster.client("sk-wrong"), "grpc")
+        ask(real.client("sk-wrong"), "grpc")
 
 
-def test_engine_config_is_shown(cluster: Cluster, model: str) -> None:
-    row = cluster.model(model)
+def test_engine_config_is_shown(real: Cluster, model: str) -> None:
+    row = real.model(model)
     assert row["transport"] == model
-    assert row["engine_config"]["context_length"] == ARGS["max_model_len"]
+    assert row["engine_config"]["context_length"] == CONTEXT
 
 
-def test_unknown_engine_argument_is_refused_at_once(cluster: Cluster) -> None:
+def test_unknown_engine_argument_is_refused_at_once(real: Cluster) -> None:
     engine = {"type": "vllm", "args": {"max_modl_len": 1}}
-    done = cluster.deploy("wrong", engine=engine)
+    done = real.deploy("wrong", engine=engine)
     assert done.returncode == 2
     assert 'did you mean "max_model_len"' in done.stderr
 
 
-def test_killed_replica_takes_its_engine_along(cluster: Cluster, client: Any) -> None:
-    (row,) = cluster.model("grpc")["instances"]
+def test_killed_replica_takes_its_engine_along(real: Cluster, client: Any) -> None:
+    (row,) = real.model("grpc")["instances"]
     replica = psutil.Process(row["pid"])
     family = replica.children(recursive=True)
     assert any("VLLM" in process.name() or "VLLM" in _title(process) for process in family)

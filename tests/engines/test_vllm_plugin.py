@@ -15,7 +15,7 @@ MODEL = SimpleNamespace(max_model_len=4, get_vocab_size=lambda: 10)
 
 def request(tokens: Any, **fields: Any) -> Any:
     defaults = {"prompt_token_ids": tokens, "prompt_is_token_ids": None, "mm_features": None}
-    defaults |= {"request_id": "r", "client_index": 3}
+    defaults |= {"request_id": "r", "client_index": 3, "sampling_params": None}
     return SimpleNamespace(**(defaults | fields))
 
 
@@ -36,6 +36,53 @@ def test_prompts(tokens: Any, fault: str | None) -> None:
 
 def test_placeholders_of_images_may_lie_outside_the_vocabulary() -> None:
     assert vllm_plugin.wrong_prompt(request([1, 99], mm_features=["image"]), MODEL) is None
+
+
+class Invalid(Exception):
+    """As vLLM's validation error, which is no ValueError."""
+
+
+@pytest.mark.parametrize(
+    ("backend", "error", "fault"),
+    [
+        ("xgrammar", None, None),
+        ("xgrammar", "no schema", "no schema"),
+        ("guidance", "no schema", None),
+    ],
+)
+def test_grammars(
+    monkeypatch: pytest.MonkeyPatch, backend: str, error: str | None, fault: str | None
+) -> None:
+    def validate(params: Any) -> None:
+        if error:
+            raise Invalid(error) from RuntimeError("at line 1")
+
+    _install_validation(monkeypatch, validate)
+    assert vllm_plugin.wrong_grammar(structured(backend)) == fault
+
+
+def test_a_feature_that_is_left_out_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def validate(params: Any) -> None:
+        raise Invalid("features not supported")
+
+    _install_validation(monkeypatch, validate)
+    assert vllm_plugin.wrong_grammar(structured("xgrammar")) is None
+
+
+def structured(backend: str) -> Any:
+    outputs = SimpleNamespace(_backend=backend)
+    return request([1], sampling_params=SimpleNamespace(structured_outputs=outputs))
+
+
+def _install_validation(monkeypatch: pytest.MonkeyPatch, validate: Any) -> None:
+    errors = ModuleType("vllm.exceptions")
+    errors.VLLMValidationError = Invalid  # type: ignore[attr-defined]
+    backend = ModuleType("vllm.v1.structured_output.backend_xgrammar")
+    backend.validate_xgrammar_grammar = validate  # type: ignore[attr-defined]
+    for name in ("vllm", "vllm.v1", "vllm.v1.structured_output"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    for module in (errors, backend):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
 class TestGuard:
