@@ -17,6 +17,7 @@ Report = Callable[..., None]
 POLL_SECONDS = 0.25
 # Serve's own status costs its controller more than the gateway's rows cost the gateway.
 STATUS_SECONDS = 2.0
+_NOT_SERVED = ("DEPLOY_FAILED", "NOT_STARTED", "DELETING")
 
 
 def wait_for_revision(
@@ -59,11 +60,12 @@ def wait_for_revision(
 
 
 def serves(cluster: str, record: RevisionRecord) -> bool:
-    """Whether Serve has the revision and has not given it up; an idle one it need not have."""
+    """Whether Serve has the revision and has not given it up, nor is about to end it; an idle one
+    it need not have."""
     if not record.replicas:
         return True
     status = application_status(cluster, record.model, record.revision)
-    return status is not None and status.status.value not in ("DEPLOY_FAILED", "NOT_STARTED")
+    return status is not None and status.status.value not in _NOT_SERVED
 
 
 def rows_of(cluster: str, record: RevisionRecord) -> list[ReplicaRow]:

@@ -109,7 +109,8 @@ class Deployer:
                 undone = tuple(action for action in plan.actions if action.verb == "delete")
                 anew = self.plan(document, code)
                 plan = replace(anew, notes=plan.notes, actions=(*undone, *anew.actions))
-        elif wait:
+        elif wait or plan.strategy == "scale":
+            # Its count can change only once it has the place of the one before it.
             self.finish(starting, report=report, timeout=timeout)
         if plan.strategy == "none":
             return plan

@@ -33,6 +33,9 @@ def roll(
     for number, (come, stay) in enumerate(new.steps, 1):
         if number < new.done:
             continue
+        if number == len(new.steps):
+            # What `model scale` has made of it meanwhile.
+            come = new.replicas
         running.run(new, come)
         running.wait(new, come, report, deadline)
         if number == len(new.steps) or old is None:
@@ -51,7 +54,11 @@ def roll_back(
     if old is not None and new.done:
         _change_back(running, new, old, report)
     running.end(new)
-    if old is not None and len(running.rows(old)) < old.replicas:
+    if old is None:
+        return
+    # An interrupt may have come between its leaving the routing and its end.
+    running.admit(old)
+    if not running.serves(old) or len(running.rows(old)) < old.replicas:
         report("undoing", f"starting revision {old.revision} again")
         running.run(old, old.replicas)
 

@@ -40,8 +40,12 @@ class Running:
         document = self._revisions.document(record)
         code = self._revisions.code(record)
         job = job_of(self._state, self._record, document, record, start_timeout, code)
-        ask(find_gateway(self._record.name).admit.remote(record.model, record.revision))
+        self.admit(record)
         start_application(job, replicas, document.model.resources, record.placement)
+
+    def admit(self, record: RevisionRecord) -> None:
+        """Let the gateway route to the revision's replicas, should it have dropped them."""
+        ask(find_gateway(self._record.name).admit.remote(record.model, record.revision))
 
     def end(self, record: RevisionRecord) -> None:
         """Return when nothing of the revision runs."""

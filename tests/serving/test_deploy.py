@@ -53,6 +53,7 @@ def test_deploy_of_what_serves_undoes_a_half_made_one(
     asked: list[tuple[int, int]] = []
     fake = SimpleNamespace(
         serves=lambda _: True,
+        admit=lambda _: None,
         rows=lambda _: [],
         ready=lambda _: 0,
         run=lambda it, replicas: asked.append((it.revision, replicas)),
@@ -72,6 +73,41 @@ def test_deploy_of_what_serves_undoes_a_half_made_one(
     ]
     assert asked[-2:] == [(4, 0), (3, 1)]
     assert [it.state for it in revisions.of("chat")] == ["active", "failed"]
+
+
+def test_another_count_for_one_that_still_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both deploys with `--no-wait`: the first must not be lost, nor the old one be changed."""
+    state, record, old = world(tmp_path)
+    revisions = Revisions(state)
+    document = revisions.document(old)
+    spec = document.model.model_copy(update={"replicas": 2})
+    wanted = replace(document, spec=spec, raw={**document.raw, "replicas": 2})
+    revisions.save(replace(old, digest="before"))
+    revisions.save(replace(old, revision=4, state="starting", steps=[[1, 0]]))
+    deployer = deploy.Deployer(state, record)
+    asked: list[tuple[int, int]] = []
+    fake = SimpleNamespace(
+        serves=lambda _: True,
+        rows=lambda _: [],
+        run=lambda it, replicas: asked.append((it.revision, replicas)),
+        wait=lambda *_: None,
+        end=lambda it: asked.append((it.revision, 0)),
+    )
+    monkeypatch.setattr(deployer, "_running", fake)
+    monkeypatch.setattr(deploy, "node_names", dict)
+    monkeypatch.setattr(
+        deploy, "node_rooms", lambda _: [NodeRoom("head", "head", 8, 0, 2**30, 8, 0, 0)]
+    )
+    plan = deployer.plan(wanted)
+    assert (plan.strategy, plan.revision) == ("scale", 4)
+    deployer.deploy(wanted, plan, report=lambda *_: None, timeout=1, wait=False)
+    assert asked == [(4, 1), (3, 0), (4, 2)]
+    assert [(it.state, it.replicas) for it in revisions.of("chat")] == [
+        ("superseded", 1),
+        ("active", 2),
+    ]
 
 
 def world(folder: Path) -> tuple[ClusterState, ClusterRecord, RevisionRecord]:

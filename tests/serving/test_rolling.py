@@ -40,6 +40,12 @@ class Room:
             self.placed[number] += min(count - self.placed[number], free)
         self.seen.append(self.answer(1) + self.answer(2))
 
+    def admit(self, record: RevisionRecord) -> None:
+        pass
+
+    def serves(self, record: RevisionRecord) -> bool:
+        return self.asked[record.revision] > 0
+
     def end(self, record: RevisionRecord) -> None:
         self.run(record, 0)
 
@@ -132,3 +138,20 @@ def test_goes_on_where_it_broke_off(revisions: Revisions) -> None:
     room = Room(3, asked={1: 1, 2: 1}, placed={1: 1, 2: 1})
     roll(room, revisions, second, first, quiet, 0.0)  # type: ignore[arg-type]
     assert room.asked == {1: 1, 2: 2}
+
+
+def test_count_that_changed_while_it_started(revisions: Revisions) -> None:
+    room, new = Room(5), revision(2, 3, [[1, 0]])
+    roll(room, revisions, new, None, quiet, 0.0)  # type: ignore[arg-type]
+    assert room.ready(new) == 3
+
+
+def test_old_one_that_was_being_stopped_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while it drains: its replicas still report, and the gateway has dropped them."""
+    room, first, second = Room(2), revision(1, 2), revision(2, 2, [[2, 0]])
+    room.run(first, 2)
+    room.asked[1] = 0
+    admitted: list[RevisionRecord] = []
+    monkeypatch.setattr(room, "admit", admitted.append)
+    roll_back(room, second, first, quiet)  # type: ignore[arg-type]
+    assert (room.asked[1], admitted) == (2, [first])
