@@ -101,7 +101,8 @@ class Heartbeat:
         return self._timeout * (QUEUE_FACTOR if queue else 1)
 
     def _judge(self, probe: asyncio.Task[None], now: float) -> None:
-        error = probe.exception()
+        # An engine may have cancelled what its probe waits for.
+        error = asyncio.CancelledError() if probe.cancelled() else probe.exception()
         if error is None or (isinstance(error, RequestError) and error.status < SERVER_ERROR):
             self._alive, self._failures = now, 0
             return

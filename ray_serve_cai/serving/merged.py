@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 
-async def merged(streams: Sequence[AsyncIterator[Any]]) -> AsyncIterator[Any]:
-    """The items of all streams as they come; the first error of one ends all."""
-    items: asyncio.Queue[Any] = asyncio.Queue()
+async def merged(streams: Sequence[AsyncGenerator[Any]]) -> AsyncGenerator[Any]:
+    """The items of all streams as they come; the first error of one ends all. A stream is not
+    asked for more while nobody takes what there is."""
+    items: asyncio.Queue[Any] = asyncio.Queue(maxsize=len(streams))
     done = object()
 
-    async def pump(stream: AsyncIterator[Any]) -> None:
+    async def pump(stream: AsyncGenerator[Any]) -> None:
         try:
-            async for item in stream:
-                items.put_nowait(item)
+            async with aclosing(stream):
+                async for item in stream:
+                    await items.put(item)
         except Exception as error:  # noqa: BLE001 - raised where the items are taken
-            items.put_nowait(error)
-        items.put_nowait(done)
+            await items.put(error)
+        await items.put(done)
 
     pumps = [asyncio.create_task(pump(stream)) for stream in streams]
     try:

@@ -11,7 +11,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,9 @@ class _Servicer(pb_grpc.VllmEngineServicer):  # type: ignore[misc]
                 self._answer(request.request_id, each, index, request.stream)
                 for index, each in enumerate(wanted)
             ]
-            async for response in streams[0] if len(streams) == 1 else merged(streams):
-                yield response
+            async with aclosing(streams[0] if len(streams) == 1 else merged(streams)) as answer:
+                async for response in answer:
+                    yield response
         except Exception as error:  # noqa: BLE001 - the engine's own
             await _abort(context, request.request_id, error)
 
@@ -160,7 +162,7 @@ class _Servicer(pb_grpc.VllmEngineServicer):  # type: ignore[misc]
 
     async def _answer(
         self, request_id: str, request: PreprocessedRequest, index: int, stream: bool
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any]:
         ctx = GenerateContext(request.request_id)
         self._live.setdefault(request_id, []).append(ctx)
         answer: list[LLMEngineOutput] = []
@@ -179,8 +181,9 @@ class _Servicer(pb_grpc.VllmEngineServicer):  # type: ignore[misc]
                     raise RequestError(output.message or "the engine failed")
                 if output.finish_reason is not None:
                     yield complete_message(output, answer, prompt, index)
-        except asyncio.CancelledError:
-            # The client went away: the engine must free the request's slot.
+        except (asyncio.CancelledError, GeneratorExit):
+            # The client went away, while the engine worked or while an item was on its way to it:
+            # the engine must free the request's slot.
             await self._cancel(ctx)
             raise
         finally:

@@ -22,7 +22,7 @@ from ray_serve_cai.engines.base import (
 
 # What smg 1.13.0 makes of them: the HTTP status again, before the first token. 429 and 503 it
 # first tries four times more, on another replica where there is one.
-_STATUS = {
+_STATUS: dict[int, grpc.StatusCode] = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     HTTPStatus.TOO_MANY_REQUESTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     HTTPStatus.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
@@ -30,7 +30,11 @@ _STATUS = {
 
 
 def status_of(error: RequestError) -> grpc.StatusCode:
-    return _STATUS.get(HTTPStatus(error.status), grpc.StatusCode.INTERNAL)
+    """Any other status from 400 to 499 is the client's error too."""
+    other = grpc.StatusCode.INTERNAL
+    if HTTPStatus.BAD_REQUEST <= error.status < HTTPStatus.INTERNAL_SERVER_ERROR:
+        other = grpc.StatusCode.INVALID_ARGUMENT
+    return _STATUS.get(error.status, other)
 
 
 def engine_request(request: Any, index: int, ends: Sequence[int]) -> PreprocessedRequest:

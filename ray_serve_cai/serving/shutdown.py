@@ -53,7 +53,11 @@ class Shutdown:
         try:
             async with asyncio.timeout(limit) as timer:
                 await work
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # A cancellation of another task, which the work has met, is its failure.
             outcome = "cut off" if timer.expired() else "failed"
             if outcome == "failed":
                 log.exception("%s failed; shutting down all the same", name)

@@ -160,6 +160,21 @@ def test_probe_that_fails(clock: Clock) -> None:
     drive(clock, what)
 
 
+def test_probe_that_is_cancelled(clock: Clock) -> None:
+    """By the engine, whose connection has ended: that is a failure, and not the host's end."""
+
+    async def what(engine: Scripted, after: Any) -> None:
+        await after(15)
+        assert engine.answer is not None
+        engine.answer.cancel()
+        assert (await after(1)).healthy
+        await after(1)
+        engine.answer.cancel()
+        assert "CancelledError" in (await after(1)).message
+
+    drive(clock, what)
+
+
 def test_refusal_is_a_sign_of_life(clock: Clock) -> None:
     async def what(engine: Scripted, after: Any) -> None:
         for _ in range(3):

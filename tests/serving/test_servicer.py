@@ -52,6 +52,14 @@ class Broken(EchoEngine):
         raise RuntimeError("on fire")
 
 
+class NotHere(RequestError):
+    status = 404
+
+
+class Strange(RequestError):
+    status = 599
+
+
 class Refuses(EchoEngine):
     """Raises what it is given; after one token, if `late`."""
 
@@ -76,6 +84,23 @@ class GoesOn(EchoEngine):
         async for item in super().generate(request, ctx):
             yield item
         yield chunk.token(1)
+
+
+class Floods(EchoEngine):
+    """Makes tokens faster than anybody reads, and keeps its context."""
+
+    ctx: GenerateContext | None = None
+    aborted = False
+
+    async def generate(
+        self, request: PreprocessedRequest, ctx: GenerateContext
+    ) -> AsyncIterator[LLMEngineOutput]:
+        self.ctx = ctx
+        while True:
+            yield chunk.token(1).with_tokens([1] * 10_000)
+
+    async def abort(self, ctx: GenerateContext) -> None:
+        self.aborted = ctx is self.ctx
 
 
 class Notes(EchoEngine):
@@ -171,6 +196,8 @@ class TestGenerate:
             (Overloaded("no"), grpc.StatusCode.RESOURCE_EXHAUSTED),
             (Unavailable("no"), grpc.StatusCode.UNAVAILABLE),
             (RequestError("no"), grpc.StatusCode.INTERNAL),
+            (NotHere("no"), grpc.StatusCode.INVALID_ARGUMENT),
+            (Strange("no"), grpc.StatusCode.INTERNAL),
             (KeyError("no"), grpc.StatusCode.INTERNAL),
         ],
         ids=lambda it: type(it).__name__ if isinstance(it, Exception) else "",
@@ -284,6 +311,22 @@ class TestGenerate:
             call.cancel()
             while (await engine.load()).running:  # the time-out of `talk` bounds it
                 await asyncio.sleep(0.01)
+
+        talk(what, engine)
+
+    @pytest.mark.parametrize("answers", [1, 2])
+    def test_client_that_goes_away_without_reading(self, answers: int) -> None:
+        """The engine has nothing to wait for: the item that is being sent is what ends."""
+        engine = Floods({}, DEMO)
+
+        async def what(stub: Any, _: Any) -> None:
+            call = stub.Generate(request(n=answers))
+            await anext(aiter(call))
+            call.cancel()
+            while not engine.aborted:  # the time-out of `talk` bounds it
+                await asyncio.sleep(0.01)
+            assert engine.ctx is not None
+            assert engine.ctx.is_stopped()
 
         talk(what, engine)
 

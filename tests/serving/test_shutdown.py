@@ -59,6 +59,19 @@ def test_time_out_of_the_work_itself_is_a_failure() -> None:
     )
 
 
+def test_work_that_meets_a_cancelled_task_has_failed() -> None:
+    """Shutting down goes on."""
+    stages: list[Stage] = []
+
+    async def awaits_what_it_ended() -> None:
+        task = asyncio.create_task(asyncio.sleep(60))
+        task.cancel()
+        await task
+
+    asyncio.run(Shutdown(10, stages.append).stage("drain", awaits_what_it_ended()))
+    assert [stage.outcome for stage in stages] == ["failed"]
+
+
 class CannotTell(EchoEngine):
     async def load(self) -> EngineLoad | None:  # type: ignore[override]
         return None
