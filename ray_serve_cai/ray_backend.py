@@ -23,11 +23,11 @@ from typing import Any
 
 import yaml
 
+from ray_serve_cai.cai_process import run_cai
 from ray_serve_cai.engines.config import engine_name
 from ray_serve_cai.engines.registry import EngineInfo, get_registry, name_in_spec
 from ray_serve_cai.errors import ClusterError, ModelError, SpecError
 from ray_serve_cai.providers.local import LocalProvider
-from ray_serve_cai.serving.cai_process import run_cai
 
 Config = Mapping[str, Any]
 

@@ -41,7 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engines": BASE | {"spec"},
     "cluster": BASE | {"spec", "plan", "providers"},
     "serving": BASE | {"spec", "plan", "providers", "storage", "callbacks", "engines", "cluster"},
-    "ray_backend": BASE | {"spec", "providers", "engines", "serving"},
+    "cai_process": {"errors"},
+    "ray_backend": BASE | {"spec", "providers", "engines", "cai_process"},
     "bench": BASE
     | {"demo", "spec", "plan", "providers", "engines", "cluster", "storage", "serving"},
     "cli": BASE
@@ -175,6 +176,21 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
     )
     assert done.stderr.strip() == "[]"
     assert "Commands:" in done.stdout
+
+
+def test_the_backend_leaves_its_caller_alone() -> None:
+    """The caller's own Ray would read a variable that is set, and fail to start."""
+    program = """
+import os, sys
+before = dict(os.environ)
+from ray_serve_cai import ray_backend
+from ray_serve_cai.engines.vllm_config import build_vllm_engine_config
+build_vllm_engine_config({"model": "org/m"})
+ray_backend.RayBackend().document({"model": "org/m"}, engine="echo")
+assert dict(os.environ) == before
+assert not {"ray", "vllm", "sglang", "torch"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def test_status_without_a_head_needs_no_ray() -> None:

@@ -183,7 +183,8 @@ class Replica:
         host = self._host
         if host is not None and host.pulse is not None:
             self._row.running, self._row.waiting = host.pulse.running, host.pulse.waiting
-        if host is not None and host.stages:
+        if host is not None and host.stages and self._row.phase == "draining":
+            # A failed start has stages too; what is told of it is the failure.
             self._row.message = host.stages[-1]
         if host is not None and host.returncode is not None and self._row.phase == "ready":
             # Out of the manifest at once; Serve's health check replaces the replica.
