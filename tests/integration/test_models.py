@@ -105,6 +105,41 @@ class TestOpenAiClient:
         cluster.delete("slow")
 
 
+class TestStuckEngine:
+    def test_is_replaced_and_answers_again(self, cluster: Cluster, client: Any) -> None:
+        cluster.deploy_ok(
+            "stuck",
+            # The cluster's own probes count too.
+            engine={"type": "echo", "args": {"wedge_after": 15}},
+            health={"probe_every": "1s", "probe_timeout": "2s"},
+            shutdown_timeout="20s",
+            **SMALL,
+        )
+        (before,) = cluster.model("stuck")["instances"]
+        quick = client.with_options(timeout=2)
+        with pytest.raises(openai.APITimeoutError):
+            ask_often(quick, "stuck", 15)
+        until(lambda: answered_by_another(cluster, quick, before["pid"]), 60, "a new replica")
+        log = cluster.cai.ok("model", "logs", "stuck", "--cluster", cluster.name).stdout
+        assert "cleanup done after" in log
+        cluster.delete("stuck")
+
+
+def ask_often(client: Any, model: str, times: int) -> None:
+    for _ in range(times):
+        ask(client, model)
+
+
+def answered_by_another(cluster: Cluster, client: Any, pid: int) -> bool:
+    others = [row for row in cluster.model("stuck")["instances"] if row["pid"] != pid]
+    if not any(row["phase"] == "ready" for row in others):
+        return False
+    try:
+        return bool(ask(client, "stuck"))
+    except (openai.APITimeoutError, openai.APIStatusError):
+        return False
+
+
 def running(cluster: Cluster, model: str) -> int:
     return sum(row["running"] for row in cluster.model(model)["instances"])
 
