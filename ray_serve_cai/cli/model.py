@@ -235,13 +235,18 @@ def _show_models(rows: list[dict[str, Any]], *, json: bool) -> None:
         "state": "state",
         "engine": "engine",
         "transport": "transport",
-        "ready": lambda row: f"{row['replicas']['ready']}/{row['replicas']['wanted']}",
+        "ready": lambda row: _ready(row["replicas"]),
         "revision": "revision",
         "endpoint": "endpoint",
     }
     output.emit(
         {"models": rows}, json=json, text=lambda out: out.print(output.table(rows, columns))
     )
+
+
+def _ready(count: dict[str, int]) -> str:
+    limits = f" ({count['min']} to {count['max']})" if "max" in count else ""
+    return f"{count['ready']}/{count['wanted']}{limits}"
 
 
 def _questions() -> Iterator[str]:

@@ -12,6 +12,7 @@ from ray_serve_cai.errors import PlanError
 from ray_serve_cai.plan.actions import Action
 from ray_serve_cai.plan.rolling import Step, slots_after, steps
 from ray_serve_cai.plan.room import NodeRoom, capacity
+from ray_serve_cai.plan.scaling import described, first_count, kept_count, notes_of, range_of
 from ray_serve_cai.spec import ModelSpec, ReplicaRange, Resources
 from ray_serve_cai.spec.base import rounded_size
 
@@ -27,13 +28,15 @@ Strategy = Literal["none", "start", "scale", "beside", "rolling", "stop-then-sta
 @dataclass(frozen=True)
 class Revision:
     """The revision that serves now. `digest` is `digest_of` its spec, `held` maps node ids to its
-    replicas there; without `need`, what one takes, nothing is known of the room they leave."""
+    replicas there; without `need`, what one takes, nothing is known of the room they leave.
+    `range` is what its count follows."""
 
     number: int
     digest: str
     replicas: int
     held: Mapping[str, int] = field(default_factory=dict)
     need: Resources | None = None
+    range: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class ModelPlan:
 
 def plan_model(spec: ModelSpec, facts: ModelFacts) -> ModelPlan:
     """Raises `PlanError` (CAI-PLAN-001) with the arithmetic when no node can hold a replica."""
-    replicas, notes = _replicas(spec)
+    replicas, notes = _replicas(spec, facts), notes_of(spec.replicas)
     there = {room.id: capacity(spec.resources, room) for room in facts.nodes}
     strategy, way = _strategy(spec, facts, replicas)
     if facts.placed_by:
@@ -129,11 +132,16 @@ def digest_of(spec: ModelSpec, code: str = "") -> str:
     return hashlib.sha256((json.dumps(data, sort_keys=True) + code).encode()).hexdigest()
 
 
-def _replicas(spec: ModelSpec) -> tuple[int, list[str]]:
+def _replicas(spec: ModelSpec, facts: ModelFacts) -> int:
+    """How many the deploy starts with; the autoscaler goes on from there."""
     if not isinstance(spec.replicas, ReplicaRange):
-        return spec.replicas, []
-    count = max(spec.replicas.min, 1)
-    return count, [f"autoscaling is not in this version; {count} replicas run all the time"]
+        return spec.replicas
+    current = facts.current
+    if current is None:
+        return first_count(spec.replicas, 0)
+    unchanged = current.digest == digest_of(spec, facts.code) and facts.healthy
+    count = kept_count if unchanged and current.range else first_count
+    return count(spec.replicas, current.replicas)
 
 
 def _check_free(spec: ModelSpec, facts: ModelFacts, strategy: Strategy, replicas: int) -> None:
@@ -169,7 +177,8 @@ def _strategy(
     if current is None:
         return "start", at_once
     if current.digest == digest_of(spec, facts.code) and facts.healthy:
-        return ("none" if current.replicas == replicas else "scale"), ()
+        same = current.replicas == replicas and current.range == range_of(spec.replicas)
+        return ("none" if same else "scale"), ()
     if not current.replicas:
         return "start", at_once
     way = steps(current.replicas, replicas, _slots(spec, facts))
@@ -195,13 +204,15 @@ def _undone(spec: ModelSpec, facts: ModelFacts) -> tuple[Action, ...]:
 def _actions(
     spec: ModelSpec, facts: ModelFacts, strategy: Strategy, way: Sequence[Step], revision: int
 ) -> tuple[Action, ...]:
-    replicas, _ = _replicas(spec)
+    replicas = _replicas(spec, facts)
     if strategy == "none" or facts.current is None:
-        detail = f"revision {revision}, {replicas} replicas"
+        detail = f"revision {revision}, {described(spec.replicas, replicas)}"
         return () if strategy == "none" else (Action("create", "model", spec.name, detail),)
     old = facts.current
     if strategy == "scale":
-        return (Action("scale", "model", spec.name, f"{old.replicas} to {replicas} replicas"),)
+        detail = f"{old.replicas} to {replicas} replicas"
+        follows = f", then {described(spec.replicas, replicas)}" if range_of(spec.replicas) else ""
+        return (Action("scale", "model", spec.name, detail + follows),)
     how = {
         "start": "no replica of the old one runs",
         "beside": "the new one starts beside the old one, no request is lost",

@@ -12,13 +12,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import ray
 from ray import serve
 from ray.exceptions import RayError
 
 from ray_serve_cai.cluster.state import ClusterState
 from ray_serve_cai.errors import ClusterError, ModelError
 from ray_serve_cai.serving.gateway_config import ACTOR_NAME, namespace
-from ray_serve_cai.serving.gateway_control import ask, find_gateway, wait_until
+from ray_serve_cai.serving.gateway_control import CALL_SECONDS, ask, find_gateway, wait_until
 from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow, merged
 from ray_serve_cai.serving.replica import TEARDOWN_SECONDS, Replica
 from ray_serve_cai.spec import Resources
@@ -77,8 +78,32 @@ def start_application(
         target=deployment.bind(job.to_json(), ACTOR_NAME, namespace(job.cluster)),
         name=application_name(job.cluster, job.model, job.revision),
         route_prefix=None,
+        # The autoscaler may then set the count.
+        external_scaler_enabled=True,
     )
+    there = target.name in _application_statuses()
     serve.run_many([target], wait_for_applications_running=False)
+    if there:
+        # Where that number is the one of last time, Serve keeps what the autoscaler made of it.
+        # One that is still being deleted starts with the number anyway.
+        with contextlib.suppress(RayError):
+            ray.get(set_count(target.name, replicas), timeout=CALL_SECONDS)
+
+
+def set_count(application: str, replicas: int) -> Any:
+    """Tell Serve how many replicas to run, zero included, and leave those that stay alone; the
+    call's reference. It is what Serve's REST API for outside scalers calls, which needs Ray's
+    dashboard.
+
+    The call fails with `RayError` for an application that Serve does not know.
+    """
+    # Takes a second to import, as all of Serve does.
+    from ray.serve._private.common import DeploymentID
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+    deployment = DeploymentID(name=Replica.__name__, app_name=application)
+    return controller.update_deployment_replicas.remote(deployment, replicas)
 
 
 def delete_application(cluster: str, model: str, revision: int) -> None:

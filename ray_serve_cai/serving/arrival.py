@@ -62,7 +62,7 @@ def wait_for_revision(
 def serves(cluster: str, record: RevisionRecord) -> bool:
     """Whether Serve has the revision and has not given it up, nor is about to end it; an idle one
     it need not have."""
-    if not record.replicas:
+    if not record.replicas and not record.range:
         return True
     status = application_status(cluster, record.model, record.revision)
     return status is not None and status.status.value not in _NOT_SERVED

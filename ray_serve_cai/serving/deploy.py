@@ -18,10 +18,12 @@ from ray_serve_cai.plan import model as planning
 from ray_serve_cai.plan import room
 from ray_serve_cai.plan.model import ModelFacts, ModelPlan, Revision, plan_model
 from ray_serve_cai.serving.facts import check, front_of, node_rooms, transports
+from ray_serve_cai.serving.following import follow, forget, replicas_of
 from ray_serve_cai.serving.job import log_name
 from ray_serve_cai.serving.jobs import code_of, new_revision
 from ray_serve_cai.serving.other_nodes import node_names
 from ray_serve_cai.serving.placement import decide, placing
+from ray_serve_cai.serving.rescaling import rescale
 from ray_serve_cai.serving.revisions import RevisionRecord, Revisions, owner_of
 from ray_serve_cai.serving.rolling import roll, roll_back
 from ray_serve_cai.serving.running import Running
@@ -116,12 +118,16 @@ class Deployer:
             return plan
         before = self._revisions.active(plan.name)
         if plan.strategy == "scale" and before is not None:
-            self._rescale(document, plan, before, report, timeout if wait else None)
+            rescale(self._running, document, plan, before, report, timeout if wait else None)
             return plan
         record = new_revision(document, plan, repeats.revision if repeats else None)
         self._state.set_variables(document.variables, owner_of(record))
         self._revisions.save(record)
         self._revisions.save_code(record, code)
+        if before is not None and before.range is not None:
+            # Should the new one fail, what runs now is what comes back.
+            before.replicas = replicas_of(self._record.name, before)
+            self._revisions.save(before)
         try:
             fits = self._place(document, plan, record, report)
             if before is not None and (plan.strategy == "stop-then-start" or not fits):
@@ -151,6 +157,8 @@ class Deployer:
                 self._give_up(record, error, report)
             raise
         self._revisions.activate(record)
+        # Before the old one's end, which may take long.
+        follow(self._record.name, record)
         if before is not None and before.revision != record.revision:
             before.state = "superseded"
             self._revisions.save(before)
@@ -171,6 +179,7 @@ class Deployer:
     def delete(self, model: str) -> bool:
         """Remove the model; False when there was none."""
         revisions = self._revisions.shown(model)
+        forget(self._record.name, model)
         for record in revisions:
             self._running.end(record)
         self._revisions.retire(model)
@@ -192,13 +201,14 @@ class Deployer:
             )
         document = self._revisions.document(record)
         spec = document.model.model_copy(update={"replicas": replicas})
-        plan = self.plan(replace(document, spec=spec), self._revisions.code(record))
+        document = replace(document, spec=spec)
+        plan = self.plan(document, self._revisions.code(record))
         if plan.strategy not in ("none", "scale"):
             raise ModelError(
                 "CAI-MODEL-002", f'model "{model}" does not run; deploy it again before scaling it'
             )
         if plan.strategy == "scale":
-            self._rescale(document, plan, record, lambda *_: None, None)
+            rescale(self._running, document, plan, record, lambda *_: None, None)
         return plan
 
     def _current(self, active: RevisionRecord) -> Revision:
@@ -209,33 +219,8 @@ class Deployer:
         if active.placement is None:
             with contextlib.suppress(SpecProblems):
                 need = self._revisions.document(active).model.resources
-        return Revision(active.revision, active.digest, active.replicas, held, need)
-
-    def _rescale(
-        self,
-        document: Document,
-        plan: ModelPlan,
-        record: RevisionRecord,
-        report: Report,
-        timeout: float | None,
-    ) -> None:
-        """Change only the count; on failure the old count comes back."""
-        before, record.replicas = record.replicas, plan.replicas
-        try:
-            if plan.replicas:
-                self._running.run(record, plan.replicas)
-            if timeout is not None:
-                deadline = time.monotonic() + timeout
-                self._running.wait(record, plan.replicas, report, deadline)
-        except BaseException:
-            self._running.run(record, before)
-            raise
-        record.raw = document.raw
-        self._state.set_variables(document.variables, owner_of(record))
-        self._revisions.save(record)
-        if not plan.replicas:
-            # After it is on record: a model that is idle has nothing to come back to.
-            self._running.end(record)
+        count = replicas_of(self._record.name, active)
+        return Revision(active.revision, active.digest, count, held, need, active.range)
 
     def _place(
         self, document: Document, plan: ModelPlan, record: RevisionRecord, report: Report
@@ -266,7 +251,10 @@ class Deployer:
         try:
             # Should this process die here, the next deploy finds it and undoes the rest.
             self._revisions.save(record)
-            roll_back(self._running, record, self._revisions.active(record.model), report)
+            before = self._revisions.active(record.model)
+            roll_back(self._running, record, before, report)
+            if before is not None:
+                follow(self._record.name, before)
         except (CaiError, RayError, RayServeException, TimeoutError) as second:
             report("undoing", f"not complete: {second}")
         record.state = "failed"
@@ -276,7 +264,7 @@ class Deployer:
         """Raises `PlanError` when the nodes cannot hold it."""
         document = self._revisions.document(record)
         # As one that is there: Serve itself waits for the room of what was just stopped.
-        here = Revision(record.revision, record.digest, record.replicas)
+        here = Revision(record.revision, record.digest, record.replicas, range=record.range)
         facts = ModelFacts(
             node_rooms(self._state),
             {record.transport: ""},
@@ -285,7 +273,11 @@ class Deployer:
             placed_by="its hooks" if record.placement is not None else "",
         )
         plan_model(document.model, facts)
+        if record.range:
+            # Serve takes no count of zero; it goes again when it is not asked.
+            record.replicas = record.replicas or 1
         self._running.run(record, record.replicas)
+        follow(self._record.name, record)
 
     def _clear_half_made(self, model: str, report: Report) -> bool:
         """Undo what a deploy has left that was killed, or that nobody waited for; whether there

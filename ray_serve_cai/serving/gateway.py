@@ -17,16 +17,19 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import httpx
 import ray
 
 from ray_serve_cai.cluster.ports import is_taken
 from ray_serve_cai.errors import ClusterError
 from ray_serve_cai.files import replace_text
+from ray_serve_cai.serving.autoscaling import Autoscaler
 from ray_serve_cai.serving.gateway_config import GatewayConfig
 from ray_serve_cai.serving.job import ReplicaRow
 from ray_serve_cai.serving.manifest import manifest_text, read_manifest
 from ray_serve_cai.serving.readiness import first_token
+from ray_serve_cai.serving.rules import Rule
+from ray_serve_cai.serving.smg import Smg
+from ray_serve_cai.serving.standin import StandIn
 from ray_serve_cai.serving.status_files import ReplicaWriter
 
 log = logging.getLogger(__name__)
@@ -35,7 +38,6 @@ LEASE_SECONDS = 7.0
 TICK_SECONDS = 0.5
 RESTART_SECONDS = 1.0
 PORT_SECONDS = 3.0
-LET_GO_SECONDS = 3.0
 START_SECONDS = 15.0
 # A failed or finished replica stays visible for a while, so that status can say why.
 FORGET_SECONDS = 300.0
@@ -61,6 +63,10 @@ class Gateway:
         self._starting = asyncio.Lock()
         self._restored: dict[str, str] = {}
         self._born = time.monotonic()
+        metrics_url = f"http://{_reachable(config.metrics_host)}:{config.metrics_port}"
+        self._smg = Smg(self.url(), metrics_url, config.internal_key)
+        self._stand_in = StandIn(self.url(), max(config.max_concurrent // 2, 1))
+        self._autoscaler = Autoscaler(self._smg, self._stand_in, self._routable, self._folder)
         if ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed:
             # Ray has started this actor anew after a crash; nobody else calls `start`.
             ray.get_runtime_context().current_actor.start.remote()
@@ -80,12 +86,14 @@ class Gateway:
                 self._tasks = [asyncio.create_task(self._keep_alive())]
                 self._tasks.append(asyncio.create_task(self._expire()))
                 self._tasks.append(asyncio.create_task(asyncio.to_thread(_start_serve)))
+                await self._stand_in.start()
+                self._autoscaler.restore()
+                self._tasks.append(asyncio.create_task(self._autoscaler.run()))
             await self._wait_until_up()
         return self.url()
 
     def url(self) -> str:
-        host = "127.0.0.1" if self._config.host in ("0.0.0.0", "::") else self._config.host
-        return f"http://{host}:{self._config.port}"
+        return f"http://{_reachable(self._config.host)}:{self._config.port}"
 
     async def listen_host(self, node_address: str) -> str:
         """Where a replica on `node_address` must listen for the gateway to reach it."""
@@ -103,7 +111,7 @@ class Gateway:
         self._restored.pop(replica_id, None)
         self._write_manifest()
         row = self._rows.get(replica_id)
-        await self._let_go([row.endpoint] if row is not None and row.endpoint else [])
+        await self._smg.let_go([row.endpoint] if row is not None and row.endpoint else [])
 
     async def gone(self, replica_id: str) -> None:
         """A replica has stopped."""
@@ -117,7 +125,7 @@ class Gateway:
         for row in rows:
             self._restored.pop(row.replica_id, None)
         self._write_manifest()
-        await self._let_go([row.endpoint for row in rows if row.endpoint])
+        await self._smg.let_go([row.endpoint for row in rows if row.endpoint])
 
     async def replicas(self) -> list[ReplicaRow]:
         """Replicas heard of lately, and those that said they failed."""
@@ -134,8 +142,22 @@ class Gateway:
 
     async def routed(self, endpoints: list[str]) -> bool:
         """Whether SMG has taken all of `endpoints` into its routing."""
-        workers = await self._workers_of_smg()
-        return workers is not None and all(workers.get(endpoint) for endpoint in endpoints)
+        workers = await self._smg.workers()
+        return workers is not None and set(endpoints) <= {
+            u for u, w in workers.items() if w.routed
+        }
+
+    async def follow(self, rule: Rule, *, tell: bool = False) -> None:
+        """Count a model's replicas by `rule`; with `tell`, Serve does not know its count yet."""
+        self._autoscaler.follow(rule, tell=tell)
+
+    async def forget(self, model: str) -> None:
+        """The model is deleted."""
+        self._autoscaler.forget(model)
+
+    async def counts(self) -> dict[str, int]:
+        """How many replicas each model is to have now."""
+        return self._autoscaler.counts()
 
     async def first_token(self, model: str, seconds: float) -> None:
         """Return once `model` has answered through SMG; see `readiness.first_token`."""
@@ -148,6 +170,7 @@ class Gateway:
         self._stopped = True
         for task in self._tasks:
             task.cancel()
+        await self._stand_in.stop()
         await self._end_process()
         for path in self._folder.glob("*"):
             path.unlink(missing_ok=True)
@@ -183,14 +206,12 @@ class Gateway:
 
     async def _wait_until_up(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        async with self._client() as client:
-            while time.monotonic() < deadline:
-                if self._process is not None and self._process.returncode is not None:
-                    break
-                with contextlib.suppress(httpx.HTTPError):
-                    if (await client.get("/liveness")).status_code == httpx.codes.OK:
-                        return
-                await asyncio.sleep(0.05)
+        while time.monotonic() < deadline:
+            if self._process is not None and self._process.returncode is not None:
+                break
+            if await self._smg.is_up():
+                return
+            await asyncio.sleep(0.05)
         tail = Path(self._config.log_path).read_text(errors="replace").splitlines()[-8:]
         raise ClusterError("CAI-GATEWAY-001", "the gateway did not start\n" + "\n".join(tail))
 
@@ -214,24 +235,6 @@ class Gateway:
                 if now - seen > FORGET_SECONDS:
                     self._forget(replica_id)
 
-    async def _let_go(self, endpoints: list[str]) -> None:
-        deadline = time.monotonic() + LET_GO_SECONDS
-        while endpoints and time.monotonic() < deadline:
-            workers = await self._workers_of_smg()
-            # SMG lists a worker for five seconds more as draining, but sends nothing there.
-            if workers is None or not any(workers.get(endpoint) for endpoint in endpoints):
-                return
-            await asyncio.sleep(0.05)
-
-    async def _workers_of_smg(self) -> dict[str, bool] | None:
-        """What SMG routes to, and whether it is healthy; None when SMG does not say."""
-        async with self._client() as client:
-            try:
-                workers = (await client.get("/workers")).raise_for_status().json()["workers"]
-            except (httpx.HTTPError, ValueError, KeyError):
-                return None
-        return {worker["url"]: bool(worker.get("is_healthy")) for worker in workers}
-
     def _forget(self, replica_id: str) -> None:
         self._restored.pop(replica_id, None)
         self._rows.pop(replica_id, None)
@@ -243,17 +246,21 @@ class Gateway:
         that an earlier life of this actor knew."""
         now = time.monotonic()
         known = dict(self._restored) if now - self._born < LEASE_SECONDS else {}
-        live = {
-            row.replica_id: row.endpoint
+        for replica_id in self._rows:
+            known.pop(replica_id, None)
+        return known | {row.replica_id: row.endpoint or "" for row in self._routable()}
+
+    def _routable(self) -> list[ReplicaRow]:
+        """Replicas that may get requests."""
+        now = time.monotonic()
+        return [
+            row
             for row in self._rows.values()
             if row.endpoint and row.phase == "ready"
             if row.replica_id not in self._left
             if (row.model, row.revision) not in self._dropped
             if now - self._seen[row.replica_id] < LEASE_SECONDS
-        }
-        for replica_id in self._rows:
-            known.pop(replica_id, None)
-        return known | live
+        ]
 
     def _write_manifest(self) -> None:
         text = manifest_text(self._workers())
@@ -275,9 +282,9 @@ class Gateway:
         os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
 
-    def _client(self) -> httpx.AsyncClient:
-        headers = {"Authorization": f"Bearer {self._config.internal_key}"}
-        return httpx.AsyncClient(base_url=self.url(), headers=headers, timeout=5, trust_env=False)
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "::") else host
 
 
 def _start_serve() -> None:

@@ -14,7 +14,8 @@ def namespace(cluster: str) -> str:
 
 @dataclass(frozen=True)
 class GatewayConfig:
-    """How the gateway listens. `folder` and `log_path` lie on the head node. Sizes in bytes."""
+    """How the gateway listens. `folder` and `log_path` lie on the head node. Sizes in bytes,
+    `queue_timeout` in whole seconds."""
 
     host: str
     port: int
@@ -24,5 +25,7 @@ class GatewayConfig:
     internal_key: str = field(repr=False)
     max_request_bytes: int
     max_concurrent: int
+    queue: int
+    queue_timeout: int
     folder: str
     log_path: str

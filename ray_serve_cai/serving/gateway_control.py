@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from typing import Any
 
@@ -117,6 +118,8 @@ def _config(spec: ClusterSpec, state: ClusterState, record: ClusterRecord) -> Ga
         internal_key=state.internal_key(),
         max_request_bytes=gateway.max_request_bytes,
         max_concurrent=gateway.max_concurrent,
+        queue=gateway.queue,
+        queue_timeout=max(math.ceil(gateway.queue_timeout), 1),
         folder=str(state.folder / "gateway"),
         log_path=str(state.logs / "gateway.log"),
     )

@@ -40,6 +40,8 @@ def router_args(order: dict[str, Any]) -> Any:
         prometheus_port=order["metrics_port"],
         max_payload_size=order["max_request_bytes"],
         max_concurrent_requests=order["max_concurrent"],
+        queue_size=order["queue"],
+        queue_timeout_secs=order["queue_timeout"],
         health_check_interval_secs=HEALTH_SECONDS,
         # The first answer counts: a replica is listed only once its engine has made a token.
         health_success_threshold=1,

@@ -7,6 +7,7 @@ import os
 
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, now
 from ray_serve_cai.plan.model import ModelPlan
+from ray_serve_cai.plan.scaling import range_of
 from ray_serve_cai.serving.code import pack
 from ray_serve_cai.serving.job import ReplicaJob, merged
 from ray_serve_cai.serving.placement import callbacks_of, default_placement
@@ -36,6 +37,7 @@ def new_revision(
         created=now(),
         steps=[[step.new, step.old] for step in plan.steps],
         repeats=repeats,
+        range=range_of(document.model.replicas),
     )
 
 

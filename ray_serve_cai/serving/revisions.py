@@ -22,7 +22,8 @@ class RevisionRecord:
     the revision that it is again.
 
     `placement` and `custom_data` are what hooks decided before resources were held; both are
-    kept, since those hooks run once for each deploy.
+    kept, since those hooks run once for each deploy. `range` is what the count follows, None for a
+    fixed one.
     """
 
     model: str
@@ -43,6 +44,7 @@ class RevisionRecord:
     done: int = 0
     served: bool = False
     repeats: int | None = None
+    range: dict[str, Any] | None = None
 
 
 class Revisions:

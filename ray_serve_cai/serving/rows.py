@@ -71,7 +71,7 @@ def model_row(
         "state": word,
         "engine": revision.engine,
         "transport": revision.transport,
-        "replicas": {"ready": len(live), "wanted": revision.replicas},
+        "replicas": {"ready": len(live), "wanted": revision.replicas, **_range(revision)},
         "revision": revision.revision,
         "endpoint": f"{record.gateway_url}/v1",
         "engine_config": live[0].engine_config if live else None,
@@ -100,6 +100,12 @@ def _model_state(
         return "failed", message or failure
     starting = [row.phase for row in mine if row.phase in _PHASES]
     return (starting[-1] if starting else "scheduling"), message
+
+
+def _range(revision: RevisionRecord) -> dict[str, int]:
+    """Between which numbers the autoscaler chooses; nothing for a fixed number."""
+    limits = revision.range
+    return {"min": limits["min"], "max": limits["max"]} if limits else {}
 
 
 def _instance(row: ReplicaRow) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ray_serve_cai.serving.arrival import rows_of, serves, wait_for_revision
 from ray_serve_cai.serving.gateway_control import ask, find_gateway
 from ray_serve_cai.serving.job import ReplicaRow
 from ray_serve_cai.serving.jobs import job_of
-from ray_serve_cai.serving.revisions import RevisionRecord, Revisions
+from ray_serve_cai.serving.revisions import RevisionRecord, Revisions, owner_of
 
 Report = Callable[..., None]
 
@@ -24,6 +24,15 @@ class Running:
     def __init__(self, state: ClusterState, record: ClusterRecord) -> None:
         self._state, self._record = state, record
         self._revisions = Revisions(state)
+
+    @property
+    def cluster(self) -> str:
+        return self._record.name
+
+    def keep(self, record: RevisionRecord, variables: dict[str, str]) -> None:
+        """Save the record, and the values that its spec was read with."""
+        self._state.set_variables(variables, owner_of(record))
+        self._revisions.save(record)
 
     def run(
         self, record: RevisionRecord, replicas: int, start_timeout: float = RESTART_SECONDS

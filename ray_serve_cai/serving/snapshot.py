@@ -20,6 +20,7 @@ from ray_serve_cai.errors import CaiError
 from ray_serve_cai.plan.nodes import ENGINE_VARIABLE, HEAD, SILENT_SECONDS
 from ray_serve_cai.serving.revisions import Revisions
 from ray_serve_cai.serving.rows import model_row, node_row, state_word
+from ray_serve_cai.serving.rules import read_rules
 from ray_serve_cai.serving.status_files import Replicas, Status, read_replicas, read_status
 from ray_serve_cai.serving.target import read_target
 
@@ -102,10 +103,12 @@ def _model_rows(
 ) -> list[dict[str, Any]]:
     revisions = Revisions(state)
     known = replicas.rows if replicas else ()
-    rows = [
-        model_row(record, revisions.existing(model), known, lambda: None)
-        for model in revisions.models()
-    ]
+    rules = read_rules(state.folder / "gateway")
+    rows = []
+    for revision in map(revisions.existing, revisions.models()):
+        if revision.range and (rule := rules.get(revision.model)):
+            revision.replicas = rule.count
+        rows.append(model_row(record, revision, known, lambda: None))
     fresh = replicas is not None and _age(replicas.time) < STALE_SECONDS
     for row in rows:
         # As the visitor calls it; the gateway's own address means nothing outside the pod.

@@ -6,6 +6,7 @@ Ray is imported only where it is asked: that takes longer than all else here.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ def cluster_status(name: str) -> dict[str, Any]:
 
 def model_rows(state: ClusterState, record: ClusterRecord) -> list[dict[str, Any]]:
     """One row a model; the caller is connected to Ray."""
+    from ray_serve_cai.serving.following import counted, counts
     from ray_serve_cai.serving.gateway_control import ask, find_gateway
 
     revisions = Revisions(state)
@@ -50,9 +52,16 @@ def model_rows(state: ClusterState, record: ClusterRecord) -> list[dict[str, Any
         replicas: list[ReplicaRow] = ask(find_gateway(state.name).replicas.remote())
     except CaiError:
         replicas = []
+    known = counts(state.name)
+    found = [revisions.existing(name) for name in revisions.models()]
     return [
-        row_of_model(record, revision, replicas, partial(_serve_failure, record, revision))
-        for revision in map(revisions.existing, revisions.models())
+        row_of_model(
+            record,
+            replace(revision, replicas=counted(revision, known)),
+            replicas,
+            partial(_serve_failure, record, revision),
+        )
+        for revision in found
     ]
 
 

@@ -238,7 +238,13 @@ class Gateway(SpecModel):
         default=64 * 1024**2, description="Largest request body that is accepted."
     )
     max_concurrent: Annotated[int, Field(ge=1)] = Field(
-        default=512, description="Requests in flight before further ones are refused."
+        default=512, description="Requests in flight before further ones wait."
+    )
+    queue: Annotated[int, Field(ge=1)] = Field(
+        default=100, description="Requests that wait at most; further ones get status 429."
+    )
+    queue_timeout: Duration = Field(
+        default=60.0, description="How long a request waits before it gets status 503."
     )
 
 

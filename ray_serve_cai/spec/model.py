@@ -57,8 +57,13 @@ class ReplicaRange(SpecModel):
     target_ongoing_requests: Annotated[float, Field(gt=0)] = Field(
         default=16.0, description="Running and waiting requests that each replica should have."
     )
+    cool_down: Duration = Field(
+        default=60.0,
+        description="How long fewer replicas must have been enough before some go.",
+    )
     idle_after: Duration = Field(
-        default=600.0, description="Time without a request before the last replica goes."
+        default=600.0,
+        description="Time without a request before the last replica goes, where `min` is 0.",
     )
     when_empty: Literal["hold", "refuse"] = Field(
         default="hold",
@@ -146,7 +151,8 @@ class ModelSpec(SpecModel):
         default_factory=Resources, description="What each replica reserves."
     )
     replicas: Replicas = Field(
-        default=1, description="A fixed number, or a range to follow the load."
+        default=1,
+        description="A fixed number, or a range to follow the load; 0 keeps the model idle.",
     )
     env: Environment = Field(
         default_factory=dict,

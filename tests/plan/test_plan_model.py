@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,6 +16,7 @@ from ray_serve_cai.plan.model import (
     plan_model,
 )
 from ray_serve_cai.plan.room import NodeRoom, check_placement, has_free_room
+from ray_serve_cai.plan.scaling import range_of
 from ray_serve_cai.spec import ModelSpec
 
 GI = 2**30
@@ -180,11 +181,39 @@ class TestIdle:
         assert found.actions[0].detail.endswith("without replicas, the model is idle")
 
 
-@pytest.mark.parametrize(("least", "count"), [(0, 1), (1, 1), (2, 2)])
-def test_range_runs_its_least(least: int, count: int) -> None:
-    found = plan(model(replicas={"min": least, "max": 4}), room())
-    assert found.replicas == count
-    assert "autoscaling is not in this version" in found.notes[0]
+class TestRange:
+    RANGE: ClassVar = {"min": 0, "max": 4}
+
+    @pytest.mark.parametrize(("least", "count"), [(0, 1), (1, 1), (2, 2)])
+    def test_starts_with_its_least(self, least: int, count: int) -> None:
+        found = plan(model(replicas={"min": least, "max": 4}), room())
+        assert found.replicas == count
+        assert found.actions[0].detail == f"revision 1, {least} to 4 replicas, 16 requests each"
+
+    @pytest.mark.parametrize("running", [0, 1, 3])
+    def test_unchanged(self, running: int) -> None:
+        """Whatever the autoscaler has made of the count."""
+        assert self.again(running, self.RANGE).actions == ()
+
+    @pytest.mark.parametrize(("running", "count"), [(0, 1), (1, 1), (3, 3)])
+    def test_changed_model_starts_with_what_runs(self, running: int, count: int) -> None:
+        found = self.again(running, self.RANGE, env={"A": "1"})
+        assert (found.revision, found.replicas) == (2, count)
+
+    @pytest.mark.parametrize(("running", "count"), [(0, 0), (1, 1), (4, 2)])
+    def test_other_range(self, running: int, count: int) -> None:
+        found = self.again(running, {"min": 0, "max": 2})
+        assert (found.strategy, found.replicas) == ("scale", count)
+
+    def test_after_a_fixed_number(self) -> None:
+        current = Revision(1, digest_of(model()), 0)
+        found = plan(model(replicas=self.RANGE), room(cpu=16), current=current, next_revision=2)
+        assert (found.strategy, found.replicas) == ("scale", 1)
+
+    def again(self, running: int, wanted: dict[str, Any], **keys: Any) -> Any:
+        before = range_of(model(replicas=self.RANGE).replicas)
+        current = Revision(1, digest_of(model()), running, range=before)
+        return plan(model(replicas=wanted, **keys), room(cpu=16), current=current, next_revision=2)
 
 
 def test_first_transport_is_taken_with_its_reason() -> None:

@@ -35,6 +35,8 @@ def smg(folder: Path, ports: list[int]) -> Iterator[str]:
         internal_key="internal",
         max_request_bytes=2**20,
         max_concurrent=64,
+        queue=64,
+        queue_timeout=60,
         folder=str(folder),
         log_path=str(folder / "gateway.log"),
     )

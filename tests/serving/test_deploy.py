@@ -13,7 +13,7 @@ import yaml
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
 from ray_serve_cai.plan.model import digest_of
 from ray_serve_cai.plan.room import NodeRoom
-from ray_serve_cai.serving import deploy, running
+from ray_serve_cai.serving import deploy, rescaling, running
 from ray_serve_cai.serving.revisions import RevisionRecord, Revisions
 from ray_serve_cai.spec import load_files
 
@@ -29,6 +29,8 @@ def test_old_revision_comes_back_before_ray_knows_of_its_room(
     monkeypatch.setattr(deploy, "node_rooms", lambda _: [full])
     monkeypatch.setattr(running, "find_gateway", lambda _: SimpleNamespace(admit=admit))
     monkeypatch.setattr(running, "ask", asked.append)
+    followed: list[RevisionRecord] = []
+    monkeypatch.setattr(deploy, "follow", lambda _, it: followed.append(it))
     monkeypatch.setattr(
         running,
         "start_application",
@@ -40,6 +42,7 @@ def test_old_revision_comes_back_before_ray_knows_of_its_room(
     assert deploy.Deployer(state, record).bring_back("chat") == old
     assert started == [(3, 1)]
     assert asked == [("chat", 3)]
+    assert followed == [old]
 
 
 def test_deploy_of_what_serves_undoes_a_half_made_one(
@@ -61,6 +64,8 @@ def test_deploy_of_what_serves_undoes_a_half_made_one(
     )
     monkeypatch.setattr(deployer, "_running", fake)
     monkeypatch.setattr(deploy, "node_names", dict)
+    followed: list[RevisionRecord] = []
+    monkeypatch.setattr(deploy, "follow", lambda _, it: followed.append(it))
     monkeypatch.setattr(
         deploy, "node_rooms", lambda _: [NodeRoom("head", "head", 4, 0, 2**30, 4, 0, 0)]
     )
@@ -72,6 +77,7 @@ def test_deploy_of_what_serves_undoes_a_half_made_one(
         "revision 4, whose deploy is not complete"
     ]
     assert asked[-2:] == [(4, 0), (3, 1)]
+    assert followed == [old]
     assert [it.state for it in revisions.of("chat")] == ["active", "failed"]
 
 
@@ -93,9 +99,16 @@ def test_another_count_for_one_that_still_starts(
         rows=lambda _: [],
         run=lambda it, replicas: asked.append((it.revision, replicas)),
         wait=lambda *_: None,
+        cluster="demo",
+        keep=lambda it, _: revisions.save(it),
         end=lambda it: asked.append((it.revision, 0)),
     )
     monkeypatch.setattr(deployer, "_running", fake)
+    followed: list[tuple[int, int]] = []
+    for module in (deploy, rescaling):
+        monkeypatch.setattr(
+            module, "follow", lambda _, it, **__: followed.append((it.revision, it.replicas))
+        )
     monkeypatch.setattr(deploy, "node_names", dict)
     monkeypatch.setattr(
         deploy, "node_rooms", lambda _: [NodeRoom("head", "head", 8, 0, 2**30, 8, 0, 0)]
@@ -104,6 +117,7 @@ def test_another_count_for_one_that_still_starts(
     assert (plan.strategy, plan.revision) == ("scale", 4)
     deployer.deploy(wanted, plan, report=lambda *_: None, timeout=1, wait=False)
     assert asked == [(4, 1), (3, 0), (4, 2)]
+    assert followed == [(4, 1), (4, 2)]
     assert [(it.state, it.replicas) for it in revisions.of("chat")] == [
         ("superseded", 1),
         ("active", 2),

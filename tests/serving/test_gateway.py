@@ -16,6 +16,7 @@ from ray_serve_cai.serving.gateway_config import GatewayConfig
 from ray_serve_cai.serving.gateway_process import router_args
 from ray_serve_cai.serving.job import ReplicaRow
 from ray_serve_cai.serving.manifest import read_manifest
+from ray_serve_cai.serving.smg import Worker
 
 
 class Clock:
@@ -44,7 +45,7 @@ def make(tmp_path: Path, clock: Clock) -> Callable[[], Gateway]:
         made = Gateway(config(tmp_path))
         made._tasks = [object()]  # type: ignore[list-item] - as if `start` had been called
         made._restored = read_manifest(tmp_path / "workers.json")
-        made._workers_of_smg = silence  # type: ignore[method-assign]
+        made._smg.workers = silence  # type: ignore[method-assign]
         return made
 
     return gateway
@@ -60,6 +61,8 @@ def config(folder: Path, **keys: Any) -> GatewayConfig:
         "internal_key": "internal",
         "max_request_bytes": 2**20,
         "max_concurrent": 10,
+        "queue": 20,
+        "queue_timeout": 30,
         "folder": str(folder),
         "log_path": str(folder / "gateway.log"),
     }
@@ -147,12 +150,13 @@ def test_leaving_waits_for_smg(make: Callable[[], Gateway]) -> None:
     gateway = make()
     report(gateway, row("1"))
     # SMG lists a worker for a while as no longer healthy, and sends nothing there.
-    answers = [{"grpc://127.0.0.1:1": True}, {"grpc://127.0.0.1:1": False}]
+    url = "grpc://127.0.0.1:1"
+    answers = [{url: Worker("1", routed=True)}, {url: Worker("1", routed=False)}]
 
-    async def workers() -> dict[str, bool]:
+    async def workers() -> dict[str, Worker]:
         return answers.pop(0)
 
-    gateway._workers_of_smg = workers  # type: ignore[method-assign]
+    gateway._smg.workers = workers  # type: ignore[method-assign]
     asyncio.run(gateway.leave("1"))
     assert answers == []
 
@@ -223,3 +227,4 @@ class TestSmgArguments:
     def test_limits(self, tmp_path: Path) -> None:
         args = self.order(tmp_path)
         assert (args.max_payload_size, args.max_concurrent_requests) == (2**20, 10)
+        assert (args.queue_size, args.queue_timeout_secs) == (20, 30)
