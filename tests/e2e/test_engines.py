@@ -27,7 +27,7 @@ def folder() -> Iterator[Path]:
 
 def test_vllm_keeps_the_contract(folder: Path) -> None:
     args = '{"max_model_len": 512, "enforce_eager": true}'
-    found = Cai(folder).json("engines", "check", "vllm", "--args", args)
+    found = Cai(folder).json("engines", "check", "vllm", "--args", args, timeout=500)
     assert [row["rule"] for row in found["rules"] if not row["ok"]] == []
     assert len(found["rules"]) > 15
 
