@@ -55,7 +55,13 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Library -> the files that may import it, as patterns below the package.
 HOMES: dict[str, tuple[str, ...]] = {
-    "ray": ("cluster/*", "serving/*", "bench/storage_ways.py", "bench/ray_serve_llm_app.py"),
+    "ray": (
+        "cluster/*",
+        "serving/*",
+        "engines/vllm_plugin.py",
+        "bench/storage_ways.py",
+        "bench/ray_serve_llm_app.py",
+    ),
     "vllm": ("engines/vllm*",),
     "sglang": ("engines/sglang*",),
     "fsspec": ("storage/*", "bench/storage_ways.py"),

@@ -227,6 +227,9 @@ def _show_placement(console: Console, plans: Sequence[ModelPlan]) -> None:
     for each in plans:
         room = ", ".join(f"{group} holds {n}" for group, n in each.placement.items())
         console.print(f"{each.name}: {each.transport} ({each.reason}); {room}", highlight=False)
+        if each.parallel and each.parallel.workers > 1:
+            shown = f"{each.parallel.workers} workers by {each.parallel.executor}"
+            console.print(f"{each.name}: {shown} ({each.parallel.reason})", highlight=False)
 
 
 def _show_models(rows: list[dict[str, Any]], *, json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -12,6 +13,8 @@ from typing import Any, cast
 from ray_serve_cai import dotted
 
 CALLS = "CAI_VLLM_CALLS"
+# Of the Ray placement group that the replica holds, as hexadecimal digits.
+GROUP = "CAI_PLACEMENT_GROUP"
 GUARDED = "_guarded_by_cai"
 
 log = logging.getLogger(__name__)
@@ -23,10 +26,12 @@ class WrongRequest(ValueError):
 
 def load() -> None:
     """What each process of vLLM needs before anything else: the AMX tiles, an engine core that
-    outlives wrong requests, and the calls that callbacks asked for. A call that fails ends the
-    process, and with it the engine's start."""
+    outlives wrong requests, the replica's placement group, and the calls that callbacks asked for.
+    A call that fails ends the process, and with it the engine's start."""
     _ask_for_amx()
     _guard_core()
+    if group := os.environ.get(GROUP):
+        _place_workers(group)
     for call in json.loads(os.environ.get(CALLS) or "[]"):
         function = cast("Any", dotted.resolve(call["function"]))
         function(**call["kwargs"])
@@ -92,6 +97,33 @@ def _guard_core() -> None:
     setattr(checked, GUARDED, True)
     core_class.preprocess_add_request = checked
     core_class._handle_request_preproc_error = answered
+
+
+def _place_workers(group: str) -> None:
+    """Have vLLM's Ray workers take the bundles that the replica holds, where this process makes
+    the configuration.
+
+    vLLM looks for the group of the actor that it runs in; the engine host is none, and vLLM would
+    make a group of its own beside the replica's (seen with vLLM 0.31).
+    """
+    module = sys.modules.get("vllm.engine.arg_utils")
+    if module is None or hasattr(module.EngineArgs.create_engine_config, GUARDED):
+        return
+    from ray import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup
+
+    make = module.EngineArgs.create_engine_config
+
+    @functools.wraps(make)
+    def placed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        config = make(self, *args, **kwargs)
+        config.parallel_config.placement_group = PlacementGroup(
+            PlacementGroupID(bytes.fromhex(group))
+        )
+        return config
+
+    setattr(placed, GUARDED, True)
+    module.EngineArgs.create_engine_config = placed
 
 
 def wrong_prompt(request: Any, model: Any) -> str | None:

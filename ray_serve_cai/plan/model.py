@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from ray_serve_cai.errors import PlanError
 from ray_serve_cai.plan.actions import Action
+from ray_serve_cai.plan.parallel import Parallel, plan_parallel
 from ray_serve_cai.plan.rolling import Step, slots_after, steps
-from ray_serve_cai.plan.room import NodeRoom, capacity
+from ray_serve_cai.plan.room import NodeRoom, capacity, check_placement, has_free_room
 from ray_serve_cai.plan.scaling import described, first_count, kept_count, notes_of, range_of
 from ray_serve_cai.spec import ModelSpec, ReplicaRange, Resources
 from ray_serve_cai.spec.base import rounded_size
@@ -61,7 +62,7 @@ class ModelFacts:
 @dataclass(frozen=True)
 class ModelPlan:
     """What `deploy` would do. `placement` maps node groups to how many replicas fit there, `steps`
-    are those from the serving revision to this one."""
+    are those from the serving revision to this one, `parallel` is about vLLM's workers."""
 
     name: str
     revision: int
@@ -80,6 +81,7 @@ class ModelPlan:
     notes: tuple[str, ...] = ()
     placed_by: str = ""
     front: str = ""
+    parallel: Parallel | None = None
 
     def data(self) -> dict[str, Any]:
         """The JSON form."""
@@ -92,9 +94,16 @@ def plan_model(spec: ModelSpec, facts: ModelFacts) -> ModelPlan:
     """Raises `PlanError` (CAI-PLAN-001) with the arithmetic when no node can hold a replica."""
     replicas, notes = _replicas(spec, facts), notes_of(spec.replicas)
     there = {room.id: capacity(spec.resources, room) for room in facts.nodes}
-    strategy, way = _strategy(spec, facts, replicas)
+    parallel = plan_parallel(spec, facts.nodes) if spec.engine.type == "vllm" else None
+    spread = parallel.placement if parallel and not facts.placed_by else None
+    strategy, way = _strategy(spec, facts, replicas, spread)
+    if parallel and parallel.warning:
+        notes.append(parallel.warning)
     if facts.placed_by:
         notes.append(f"placement decided by {facts.placed_by} when the model is deployed")
+    elif spread:
+        check_placement(spec.name, spread, facts.nodes, replicas)
+        _check_free_over_nodes(spec, facts, strategy, replicas, spread)
     else:
         if replicas and sum(there.values()) < replicas:
             raise PlanError("CAI-PLAN-001", _does_not_fit(spec, facts.nodes, replicas, there))
@@ -120,6 +129,7 @@ def plan_model(spec: ModelSpec, facts: ModelFacts) -> ModelPlan:
         notes=tuple(notes),
         placed_by=facts.placed_by,
         front=facts.front,
+        parallel=parallel,
     )
 
 
@@ -164,6 +174,23 @@ def _check_free(spec: ModelSpec, facts: ModelFacts, strategy: Strategy, replicas
         )
 
 
+def _check_free_over_nodes(
+    spec: ModelSpec,
+    facts: ModelFacts,
+    strategy: Strategy,
+    replicas: int,
+    spread: Mapping[str, Any],
+) -> None:
+    more = replicas - (facts.current.replicas if facts.current else 0)
+    grows = strategy in ("start", "scale") and more > 0
+    if grows and not has_free_room(spread, facts.nodes, more):
+        raise NoFreeRoom(
+            "CAI-PLAN-001",
+            f'model "{spec.name}": needs {spec.resources.gpu} GPU over several nodes for each of '
+            f"{more} more replicas; beside the models that run they are not free",
+        )
+
+
 def _each(spec: ModelSpec) -> str:
     need = spec.resources
     gpu = f" and {need.gpu} GPU" if need.gpu else ""
@@ -171,7 +198,7 @@ def _each(spec: ModelSpec) -> str:
 
 
 def _strategy(
-    spec: ModelSpec, facts: ModelFacts, replicas: int
+    spec: ModelSpec, facts: ModelFacts, replicas: int, spread: Mapping[str, Any] | None
 ) -> tuple[Strategy, tuple[Step, ...]]:
     current, at_once = facts.current, (Step(replicas, 0),)
     if current is None:
@@ -181,6 +208,9 @@ def _strategy(
         return ("none" if same else "scale"), ()
     if not current.replicas:
         return "start", at_once
+    if spread:
+        beside = has_free_room(spread, facts.nodes, replicas)
+        return ("beside" if beside else "stop-then-start"), at_once
     way = steps(current.replicas, replicas, _slots(spec, facts))
     if len(way) > 1 and facts.healthy and not facts.placed_by:
         return "rolling", way

@@ -59,12 +59,13 @@ def start_application(
 ) -> None:
     """Ask Serve for the revision's replicas and return without waiting for them.
 
-    `placement` is what hooks decided; without it each reserves what it needs.
+    `placement` is that of an engine over several nodes, or what hooks decided; without it each
+    reserves what it needs.
     """
     start_serve()
     deployment = serve.deployment(Replica).options(
         num_replicas=replicas,
-        **(_actor_options(need) if placement is None else _placed(placement)),
+        **(_actor_options(need) if placement is None else _placed(placement, job.gpu)),
         health_check_period_s=HEALTH_PERIOD_SECONDS,
         health_check_timeout_s=HEALTH_TIMEOUT_SECONDS,
         graceful_shutdown_timeout_s=job.shutdown_timeout + GRACE_SECONDS,
@@ -167,13 +168,15 @@ def _actor_options(need: Resources) -> dict[str, Any]:
     return {"ray_actor_options": options}
 
 
-def _placed(placement: dict[str, Any]) -> dict[str, Any]:
-    """The replica itself takes the first bundle, the others wait for what the engine starts."""
+def _placed(placement: dict[str, Any], gpu: float) -> dict[str, Any]:
+    """The replica itself takes the first bundle, but for GPUs that workers of its engine take
+    there; the others wait for what the engine starts."""
     bundles = merged(placement)
     if not bundles:
         return {"ray_actor_options": {"num_cpus": 0, "num_gpus": 0}}
     first = dict(bundles[0])
-    options = {"num_cpus": first.pop("CPU", 0), "num_gpus": first.pop("GPU", 0)}
+    first.pop("GPU", None)
+    options = {"num_cpus": first.pop("CPU", 0), "num_gpus": gpu}
     if memory := first.pop("memory", 0):
         options["memory"] = memory
     return {

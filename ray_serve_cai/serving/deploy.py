@@ -225,14 +225,18 @@ class Deployer:
     def _place(
         self, document: Document, plan: ModelPlan, record: RevisionRecord, report: Report
     ) -> bool:
-        """Let the hooks decide the placement, once for each deploy; whether there is room for it
-        beside what runs."""
+        """Note the placement over nodes, or let the hooks decide it, once for each deploy; whether
+        there is room for theirs beside what runs."""
+        planned = plan.parallel.placement if plan.parallel else None
+        record.placement = dict(planned) if planned else None
         if not plan.placed_by:
+            self._revisions.save(record)
             return True
         report("placing", f"asking {plan.placed_by}")
         log = self._state.logs / log_name(record.model, record.revision, "placement")
         decision = decide(document, gcs_address(), log)
-        record.placement, record.custom_data = decision.placement, decision.custom_data
+        record.placement = decision.placement or record.placement
+        record.custom_data = decision.custom_data
         self._revisions.save(record)
         if record.placement is None:
             return True
@@ -270,7 +274,7 @@ class Deployer:
             {record.transport: ""},
             here,
             healthy=False,
-            placed_by="its hooks" if record.placement is not None else "",
+            placed_by="its last deploy" if record.placement is not None else "",
         )
         plan_model(document.model, facts)
         if record.range:

@@ -17,12 +17,11 @@ from ray_serve_cai.callbacks.node_init import folder_of
 from ray_serve_cai.callbacks.runner import Runner, load
 from ray_serve_cai.engines.vllm_args import check_args
 from ray_serve_cai.errors import HookError, StorageError
+from ray_serve_cai.plan.parallel import SIZES, over_nodes, workers
 from ray_serve_cai.serving.job import ReplicaJob, merged
 from ray_serve_cai.storage.source import BUILT_IN_PREFIX, check_folder, fetch, local_folder
 
 log = logging.getLogger(__name__)
-
-_PARALLEL = ("tensor_parallel_size", "pipeline_parallel_size")
 
 
 class ReplicaRunner(Runner):
@@ -102,12 +101,12 @@ def engine_args(job: ReplicaJob, extra: Mapping[str, Any]) -> dict[str, Any]:
     extra = {name.replace("-", "_"): value for name, value in extra.items()}
     kept = {k: v for k, v in job.engine_args.items() if k.replace("-", "_") not in extra}
     args = {**kept, **extra}
-    wanted, reserved = _workers(args), _reserved_gpus(job)
+    wanted, reserved = workers(args), _reserved_gpus(job)
     # On CPUs parallel workers need no GPU; what the spec itself asks for there is its affair.
-    if wanted > (reserved or _workers(job.engine_args)):
+    if wanted > (reserved or workers(job.engine_args)):
         raise HookError(
             "CAI-CALLBACK-001",
-            f"the engine is asked for {wanted} GPUs ({' x '.join(_PARALLEL)}, with "
+            f"the engine is asked for {wanted} GPUs ({' x '.join(SIZES)}, with "
             f"ctx.extra_init_kwargs); {reserved} are reserved where it runs",
             hint="Raise resources.gpu in the spec, or the bundles in on_pre_placement_group.",
         )
@@ -152,12 +151,7 @@ def _is_here(source: str) -> bool:
     return source.startswith(BUILT_IN_PREFIX) or local_folder(source) is not None
 
 
-def _workers(args: Mapping[str, Any]) -> int:
-    workers = 1
-    for name in _PARALLEL:
-        workers *= int(args.get(name) or args.get(name.replace("_", "-")) or 1)
-    return workers
-
-
 def _reserved_gpus(job: ReplicaJob) -> int:
-    return int(next(iter(merged(job.placement)), {}).get("GPU", 0))
+    bundles = merged(job.placement)
+    within = bundles if over_nodes(job.engine_args) else bundles[:1]
+    return int(sum(bundle.get("GPU", 0) for bundle in within))

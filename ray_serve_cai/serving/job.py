@@ -12,9 +12,9 @@ class ReplicaJob:
 
     `env`, `api_keys` and `storage_options` hold resolved secrets: they travel as data, never on a
     command line.
-    All times are in seconds. `placement` is what it reserves, as `bundles` and `strategy`. `code`
-    holds the project's own packages, as `serving.code` packs them. With `debug`, each stream of
-    the engine is held to the contract.
+    All times are in seconds. `placement` is what it reserves, as `bundles` and `strategy`, `gpu`
+    what of that its own process takes. `code` holds the project's own packages, as `serving.code`
+    packs them. With `debug`, each stream of the engine is held to the contract.
     """
 
     cluster: str

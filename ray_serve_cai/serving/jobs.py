@@ -7,6 +7,7 @@ import os
 
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, now
 from ray_serve_cai.plan.model import ModelPlan
+from ray_serve_cai.plan.parallel import over_nodes, with_executor
 from ray_serve_cai.plan.scaling import range_of
 from ray_serve_cai.serving.code import pack
 from ray_serve_cai.serving.job import ReplicaJob, merged
@@ -54,19 +55,21 @@ def job_of(
     spec = document.model
     callbacks = [each.to_json() for each in callbacks_of(document)]
     placement = record.placement or default_placement(spec.resources)
-    first = next(iter(merged(placement)), {})
+    bundles, args = merged(placement), dict(spec.engine.args)
+    if spec.engine.type == "vllm":
+        args = with_executor(args, bundles)
     return ReplicaJob(
         cluster=cluster.name,
         model=spec.name,
         revision=record.revision,
         source=str(document.source),
         engine=spec.engine.type,
-        engine_args=dict(spec.engine.args),
+        engine_args=args,
         transport=record.transport,
         env=dict(spec.env),
         log_folder=str(state.logs),
         api_keys=_worker_keys(state, cluster),
-        gpu=first.get("GPU", 0),
+        gpu=0 if over_nodes(args) else next(iter(bundles), {}).get("GPU", 0),
         start_timeout=timeout,
         project=str(document.project),
         callbacks=tuple(callbacks),

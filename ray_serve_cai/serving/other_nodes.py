@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.util.placement_group import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_serve_cai.engines.vllm_plugin import GROUP
 from ray_serve_cai.errors import HookError
+from ray_serve_cai.plan.parallel import over_nodes
 from ray_serve_cai.serving.job import ReplicaJob
 from ray_serve_cai.serving.part import run_part
 
@@ -30,6 +33,16 @@ def other_nodes() -> dict[str, str]:
     bundles: Mapping[int, str] = placement_group_table(group)["bundles_to_node_id"]
     names = node_names()
     return {node: names.get(node, node) for node in bundles.values() if node != here}
+
+
+def with_group(job: ReplicaJob) -> ReplicaJob:
+    """The job with what its engine host needs to start workers in this replica's bundles: the
+    addresses of Ray and of the placement group, in its environment."""
+    group = ray.util.get_current_placement_group()
+    if group is None or not over_nodes(job.engine_args):
+        return job
+    found = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, GROUP: group.id.hex()}
+    return replace(job, env={**job.env, **found})
 
 
 async def prepare_others(

@@ -22,7 +22,12 @@ from ray_serve_cai.errors import HookError, ModelError
 from ray_serve_cai.serving.child import Turn
 from ray_serve_cai.serving.host_process import HostProcess
 from ray_serve_cai.serving.job import ReplicaJob, ReplicaRow
-from ray_serve_cai.serving.other_nodes import node_names, other_nodes, prepare_others
+from ray_serve_cai.serving.other_nodes import (
+    node_names,
+    other_nodes,
+    prepare_others,
+    with_group,
+)
 from ray_serve_cai.serving.part import run_part
 
 log = logging.getLogger(__name__)
@@ -42,7 +47,7 @@ class Replica:
     async def __init__(  # type: ignore[misc]
         self, job: dict[str, Any], gateway: str, namespace: str
     ) -> None:
-        self._job = ReplicaJob.from_json(job)
+        self._job = with_group(ReplicaJob.from_json(job))
         self._gateway_name, self._namespace = gateway, namespace
         context = ray.get_runtime_context()
         self._row = ReplicaRow(

@@ -101,9 +101,7 @@ def test_a_program_that_is_killed_is_not_healthy() -> None:
     async def then(_: EngineConfig) -> None:
         (program,) = programs()
         program.kill()
-        async with asyncio.timeout(10):
-            while program.is_running() and program.status() != psutil.STATUS_ZOMBIE:
-                await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
             while await healthy(made):
                 await asyncio.sleep(0.01)
 

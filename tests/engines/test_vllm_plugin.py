@@ -133,3 +133,19 @@ class TestGuard:
         guarded = type(core).preprocess_add_request
         vllm_plugin._guard_core()
         assert type(core).preprocess_add_request is guarded
+
+
+def test_the_replicas_placement_group_is_the_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    class EngineArgs:
+        def create_engine_config(self, usage: str) -> Any:
+            return SimpleNamespace(usage=usage, parallel_config=SimpleNamespace())
+
+    module = ModuleType("vllm.engine.arg_utils")
+    monkeypatch.setattr(module, "EngineArgs", EngineArgs, raising=False)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    digits = "ab" * 18
+    for _ in range(2):
+        vllm_plugin._place_workers(digits)
+    config = EngineArgs().create_engine_config("api")
+    assert config.usage == "api"
+    assert config.parallel_config.placement_group.id.hex() == digits
