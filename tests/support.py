@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,8 @@ T = TypeVar("T")
 POLL_SECONDS = 0.1
 PAUSE_SECONDS = 0.03
 COMMAND_SECONDS = 150.0
+# Several engines that start at once, on a machine with other work.
+TOGETHER_SECONDS = 480.0
 
 
 def until(condition: Callable[[], T], seconds: float, what: str) -> T:
@@ -220,6 +222,14 @@ class Cluster:
         assert self.processes() == []
         assert {path.name for path in self.folder.iterdir()} == {"logs"}
         assert not Path(record["temp_folder"]).exists()
+
+
+def deploy_together(cluster: Cluster, spec: Path, models: Sequence[str]) -> None:
+    """Deploy the file's models at once: an engine's start is mostly imports on one core."""
+    cluster.cai.ok("model", "deploy", spec, "--cluster", cluster.name, "--no-wait")
+    for name in models:
+        wait = ("model", "wait", name, "--cluster", cluster.name)
+        cluster.cai.ok(*wait, timeout=TOGETHER_SECONDS)
 
 
 def children(process: psutil.Process) -> list[psutil.Process]:

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support import Cai, Cluster, echo_spec, short_folder
+from support import Cai, Cluster, deploy_together, echo_spec, short_folder
 
 KEY = "sk-e2e-0123456789abcdef"
 # So few at once that a test can fill the engine.
 SLOTS = 2
 ARGS = {"max_model_len": 1024, "enforce_eager": True, "max_num_seqs": SLOTS}
 TRANSPORTS = ("grpc", "http")
-# Both, on a machine with other work.
-DEPLOY_SECONDS = 480.0
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +24,7 @@ def real() -> Iterator[Cluster]:
         try:
             made = Cluster.up(cai, "real", KEY, head={"cpu": 2}, gateway=gateway)
             specs = cai.write("models.yaml", *(_spec(transport) for transport in TRANSPORTS))
-            cai.ok("model", "deploy", specs, "--cluster", made.name, timeout=DEPLOY_SECONDS)
+            deploy_together(made, specs, TRANSPORTS)
             yield made
             made.down_without_trace()
         finally:
