@@ -82,7 +82,8 @@ def parsed(parser: argparse.ArgumentParser, args: Mapping[str, Any]) -> argparse
     """`args` through vLLM's own parser, so that they are read and checked as vLLM reads them.
 
     A field without a flag is set as it is; false for a flag that has no `--no-` form is its
-    default, and left out; a list for a flag that takes one word is joined by commas.
+    default, and left out; a list for a flag that takes one word is joined by commas, one of
+    objects for a flag that takes several becomes a word of JSON for each.
     """
     flags = {flag: action for action in parser._actions for flag in action.option_strings}
     line: dict[str, Any] = {}
@@ -92,12 +93,19 @@ def parsed(parser: argparse.ArgumentParser, args: Mapping[str, Any]) -> argparse
         if f"--{flag}" not in flags and name.replace("-", "_") in known_args("grpc"):
             set_as_is[name.replace("-", "_")] = value
         elif value is not False or f"--no-{flag}" in flags:
-            one_word = f"--{flag}" in flags and flags[f"--{flag}"].nargs is None
-            line[name] = ",".join(map(str, value)) if one_word and _is_plain(value) else value
+            line[name] = _for_flag(flags.get(f"--{flag}"), value)
     found = parser.parse_args(command_line(line))
     for name, value in set_as_is.items():
         setattr(found, name, value)
     return found
+
+
+def _for_flag(action: argparse.Action | None, value: Any) -> Any:
+    if action is None or not isinstance(value, list):
+        return value
+    if action.nargs is None:
+        return ",".join(map(str, value)) if _is_plain(value) else value
+    return [json.dumps(item) if isinstance(item, (dict, list)) else item for item in value]
 
 
 def _is_plain(value: Any) -> bool:

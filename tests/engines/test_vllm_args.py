@@ -82,6 +82,9 @@ class TestKnownArguments:
         assert "chat_template" not in vllm_args.known_args("grpc")
 
 
+LORA = [{"name": "a"}, {"name": "b"}]
+
+
 class TestParsed:
     @pytest.fixture
     def parser(self, made_up_vllm: Path) -> argparse.ArgumentParser:
@@ -89,6 +92,7 @@ class TestParsed:
         parser.add_argument("--max-model-len", type=int)
         parser.add_argument("--enable-log-requests", action="store_true")
         parser.add_argument("--device-ids", type=lambda text: text.split(","))
+        parser.add_argument("--lora-modules", type=json.loads, nargs="+")
         return parser
 
     @pytest.mark.parametrize(
@@ -99,6 +103,7 @@ class TestParsed:
             ({"enable_log_requests": False}, "enable_log_requests", False),
             ({"enforce_eager": {"a": 1}}, "enforce_eager", {"a": 1}),
             ({"device_ids": [0, 1]}, "device_ids", ["0", "1"]),
+            ({"lora_modules": [{"name": "a"}, {"name": "b"}]}, "lora_modules", LORA),
         ],
     )
     def test_values(
