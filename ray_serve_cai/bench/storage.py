@@ -10,17 +10,12 @@ Python are. `--endpoint` names another, with its credentials in `AWS_ACCESS_KEY_
 `AWS_SECRET_ACCESS_KEY`, and without a bucket "bench". The AWS CLI (`awscli`) and Ray's downloader
 (`ray`, `pydantic`, `boto3`, `pyarrow`) may be in virtual environments of their own: `--aws` and
 `--ray` name the program and the Python.
-
-Before each run a process takes as much memory as the run fills with pages of files, and gives it
-back. A virtual machine whose host has taken its free pages away gets each of them back with more
-work than all that is measured here, and who had to do it would be chance.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import mmap
 import os
 import random
 import secrets
@@ -44,8 +39,6 @@ LARGE = (8, 125_000_000)
 SMALL = (5000, 4000)
 STEP_SECONDS = 600
 START_SECONDS = 60
-SPARE_BYTES = 500_000_000
-_POPULATED = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
 _PACKAGE_PARENT = Path(__file__).parents[2]
 _HOST = "127.0.0.1"
 
@@ -108,7 +101,6 @@ def _measure(
         random.Random(number).shuffle(order)
         for way in order:
             copy = folder / f"{what}-{number}-{way}"
-            _take_and_give_back(size)
             run = _run(commands[way], f"s3://bench/{what}", copy, environment)
             if way != "bare":
                 _check(way, copy, size)
@@ -117,12 +109,6 @@ def _measure(
             if number:
                 runs[way].append(run)
     return runs
-
-
-def _take_and_give_back(size: int) -> None:
-    """In a process of its own: a child begins with the peak memory of the one it comes from."""
-    words = f"import mmap; mmap.mmap(-1, {size + SPARE_BYTES}, flags={_POPULATED})"
-    subprocess.run([sys.executable, "-c", words], check=True, timeout=STEP_SECONDS)
 
 
 def _figures(runs: Mapping[str, Sequence[Run]], count: int) -> dict[str, Any]:
