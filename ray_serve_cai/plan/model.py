@@ -45,7 +45,8 @@ class ModelFacts:
     """What is there. `transports` maps what the engine can be reached by to the reason why it
     would be chosen, best first. `next_revision` is a number never used before. `placed_by` names
     the callbacks that decide the placement at the deploy, `code` is the user's own code.
-    `half_made` is a revision whose deploy was not completed and that is not the wanted one.
+    `half_made` is a revision whose deploy was not completed and that is not the wanted one,
+    `replaced` are those that have yet to end since a newer one serves.
     `front` is the server before the engine: `rust`, `python`, `engine` or `generic`."""
 
     nodes: Sequence[NodeRoom]
@@ -56,6 +57,7 @@ class ModelFacts:
     placed_by: str = ""
     code: str = ""
     half_made: int | None = None
+    replaced: tuple[int, ...] = ()
     front: str = ""
 
 
@@ -225,10 +227,10 @@ def _slots(spec: ModelSpec, facts: ModelFacts) -> tuple[int, ...]:
 
 
 def _undone(spec: ModelSpec, facts: ModelFacts) -> tuple[Action, ...]:
-    if facts.half_made is None:
-        return ()
-    detail = f"revision {facts.half_made}, whose deploy is not complete"
-    return (Action("delete", "model", spec.name, detail),)
+    details = [f"revision {number}, which has been replaced" for number in facts.replaced]
+    if facts.half_made is not None:
+        details.append(f"revision {facts.half_made}, whose deploy is not complete")
+    return tuple(Action("delete", "model", spec.name, detail) for detail in details)
 
 
 def _actions(

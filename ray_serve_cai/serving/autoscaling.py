@@ -13,7 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import ray
@@ -75,6 +75,16 @@ class Autoscaler:
         self._set(rule, told=None if tell else rule.count)
         self._save()
 
+    def pause(self, model: str) -> int | None:
+        """Leave the model's count as it is until it is followed anew; that count, None for a model
+        that nobody follows."""
+        followed = self._models.get(model)
+        if followed is None:
+            return None
+        followed.rule = replace(followed.rule, paused=True)
+        self._save()
+        return followed.course.wanted
+
     def forget(self, model: str) -> None:
         self._models.pop(model, None)
         self._stand_in.forget(model)
@@ -109,7 +119,7 @@ class Autoscaler:
         await self._clear(workers)
 
     def _decide(self, followed: _Followed, loads: dict[str, WorkerLoad]) -> None:
-        if followed.limits is None:
+        if followed.limits is None or followed.rule.paused:
             return
         load = self._load(followed, loads)
         before = followed.course.wanted
@@ -137,10 +147,12 @@ class Autoscaler:
 
     async def _place(self, followed: _Followed, workers: dict[str, Worker]) -> None:
         """Put the stand-in where no replica is routed, and take it away where one is."""
-        wanted, now = followed.course.wanted, time.monotonic()
+        now = time.monotonic()
+        # Of an idle model that is replaced, the new revision's are to answer.
+        wanted = followed.course.wanted or followed.rule.paused
         replicas = bool(self._replicas(followed, workers))
         stands = self._stands(followed, workers)
-        self._open(followed, replicas and not stands and wanted > 0)
+        self._open(followed, replicas and not stands and bool(wanted))
         may_be_empty = followed.limits.min == 0 if followed.limits else not wanted
         if replicas and wanted:
             followed.url = ""
@@ -166,7 +178,7 @@ class Autoscaler:
 
     async def _tell(self, followed: _Followed, workers: dict[str, Worker]) -> None:
         wanted, place = followed.course.wanted, followed.place
-        if followed.limits is None or wanted == followed.told:
+        if followed.limits is None or followed.rule.paused or wanted == followed.told:
             return
         if not wanted:
             # What has come since the look counts: meanwhile other coroutines ran.

@@ -18,7 +18,7 @@ from ray_serve_cai.plan import model as planning
 from ray_serve_cai.plan import room
 from ray_serve_cai.plan.model import ModelFacts, ModelPlan, Revision, plan_model
 from ray_serve_cai.serving.facts import check, front_of, node_rooms, transports
-from ray_serve_cai.serving.following import follow, forget, replicas_of
+from ray_serve_cai.serving.following import follow, forget, pause, replicas_of
 from ray_serve_cai.serving.job import log_name
 from ray_serve_cai.serving.jobs import code_of, new_revision
 from ray_serve_cai.serving.other_nodes import node_names
@@ -72,6 +72,7 @@ class Deployer:
             placed_by=", ".join(each.name for each in placing(document)),
             code=code,
             half_made=starting.revision if starting else None,
+            replaced=tuple(it.revision for it in self._revisions.replaced(spec.name)),
             front=front_of(document),
         )
         try:
@@ -124,11 +125,11 @@ class Deployer:
         self._state.set_variables(document.variables, owner_of(record))
         self._revisions.save(record)
         self._revisions.save_code(record, code)
-        if before is not None and before.range is not None:
-            # Should the new one fail, what runs now is what comes back.
-            before.replicas = replicas_of(self._record.name, before)
-            self._revisions.save(before)
         try:
+            if before is not None and before.range is not None:
+                # Should the new one fail, what runs now is what comes back.
+                before.replicas = pause(self._record.name, before)
+                self._revisions.save(before)
             fits = self._place(document, plan, record, report)
             if before is not None and (plan.strategy == "stop-then-start" or not fits):
                 report("stopping", f"revision {before.revision}")
@@ -156,13 +157,10 @@ class Deployer:
             if undo or (isinstance(error, ModelError) and error.code != "CAI-CLUSTER-006"):
                 self._give_up(record, error, report)
             raise
-        self._revisions.activate(record)
-        # Before the old one's end, which may take long.
+        # Before it is on record: who dies in between leaves a deploy that is not complete.
         follow(self._record.name, record)
-        if before is not None and before.revision != record.revision:
-            before.state = "superseded"
-            self._revisions.save(before)
-            self._running.end(before)
+        self._revisions.activate(record)
+        self._end_replaced(record.model)
 
     def bring_back(self, model: str) -> RevisionRecord | None:
         """Start the model's last revision again where Serve has lost it; does not wait.
@@ -173,6 +171,7 @@ class Deployer:
         record = self._revisions.last(model)
         if record is None or self._running.serves(record):
             return None
+        self._end_replaced(model)
         self._restart(record)
         return record
 
@@ -199,6 +198,7 @@ class Deployer:
                 f'model "{model}": revision {starting.revision} is taking the place of '
                 f"{record.revision}",
             )
+        self._end_replaced(model)
         document = self._revisions.document(record)
         spec = document.model.model_copy(update={"replicas": replicas})
         document = replace(document, spec=spec)
@@ -283,10 +283,20 @@ class Deployer:
         self._running.run(record, record.replicas)
         follow(self._record.name, record)
 
+    def _end_replaced(self, model: str) -> bool:
+        """End what a newer revision has taken the place of; whether there was any."""
+        replaced = self._revisions.replaced(model)
+        for record in replaced:
+            self._running.end(record)
+            record.state = "superseded"
+            self._revisions.save(record)
+        return bool(replaced)
+
     def _clear_half_made(self, model: str, report: Report) -> bool:
-        """Undo what a deploy has left that was killed, or that nobody waited for; whether there
-        was one."""
+        """Undo or complete what a deploy has left that was killed, or that nobody waited for;
+        whether there was any."""
+        ended = self._end_replaced(model)
         half_made = [it for it in self._revisions.of(model) if it.state == "starting"]
         for record in half_made:
             self._give_up(record, ModelError("CAI-MODEL-002", INTERRUPTED), report)
-        return bool(half_made)
+        return ended or bool(half_made)

@@ -20,6 +20,18 @@ def follow(cluster: str, record: RevisionRecord, *, tell: bool = False) -> None:
     ask(find_gateway(cluster).follow.remote(rule, tell=tell))
 
 
+def pause(cluster: str, record: RevisionRecord) -> int:
+    """Have the autoscaler leave the model alone until `follow`, while another revision takes this
+    one's place; how many replicas it wants."""
+    if record.range is None:
+        return record.replicas
+    try:
+        found: int | None = ask(find_gateway(cluster).pause.remote(record.model))
+    except ClusterError:
+        found = None
+    return record.replicas if found is None else found
+
+
 def forget(cluster: str, model: str) -> None:
     """The model is deleted; nothing to do where the gateway is gone."""
     with contextlib.suppress(ClusterError):

@@ -151,6 +151,10 @@ class Gateway:
         """Count a model's replicas by `rule`; with `tell`, Serve does not know its count yet."""
         self._autoscaler.follow(rule, tell=tell)
 
+    async def pause(self, model: str) -> int | None:
+        """Leave a model's count alone until it is followed anew; see `Autoscaler.pause`."""
+        return self._autoscaler.pause(model)
+
     async def forget(self, model: str) -> None:
         """The model is deleted."""
         self._autoscaler.forget(model)

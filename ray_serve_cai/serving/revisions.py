@@ -73,6 +73,11 @@ class Revisions:
         """The revision whose deploy is under way, or was when its command died."""
         return self._last(model, "starting")
 
+    def replaced(self, model: str) -> list[RevisionRecord]:
+        """Revisions that have served until a newer one did, and have not ended yet, or had not
+        when the deploy of that one died."""
+        return [record for record in self.of(model) if record.state == "active"][:-1]
+
     def last(self, model: str) -> RevisionRecord | None:
         """The revision that brings the model back: the serving, else the starting one."""
         return self.active(model) or self.starting(model)

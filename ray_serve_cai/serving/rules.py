@@ -14,13 +14,15 @@ from ray_serve_cai.spec import ReplicaRange
 @dataclass(frozen=True)
 class Rule:
     """How the replicas of a model's serving revision are counted: `count` now, and the range as
-    data, None for a fixed number. `application` is Serve's name of the revision."""
+    data, None for a fixed number. `application` is Serve's name of the revision. `paused`: while a
+    deploy is under way the counts are its affair."""
 
     model: str
     revision: int
     application: str
     count: int
     range: dict[str, Any] | None = None
+    paused: bool = False
 
     @property
     def limits(self) -> ReplicaRange | None:

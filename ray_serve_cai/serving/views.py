@@ -53,16 +53,16 @@ def model_rows(state: ClusterState, record: ClusterRecord) -> list[dict[str, Any
     except CaiError:
         replicas = []
     known = counts(state.name)
-    found = [revisions.existing(name) for name in revisions.models()]
-    return [
-        row_of_model(
+    rows = []
+    for revision in [revisions.existing(name) for name in revisions.models()]:
+        row = row_of_model(
             record,
             replace(revision, replicas=counted(revision, known)),
             replicas,
             partial(_serve_failure, record, revision),
         )
-        for revision in found
-    ]
+        rows.append(row | {"message": row["message"] or _still_there(revisions, revision.model)})
+    return rows
 
 
 def model_row(state: ClusterState, record: ClusterRecord, name: str) -> dict[str, Any]:
@@ -121,6 +121,14 @@ def _node_rows(state: ClusterState, record: ClusterRecord) -> list[dict[str, Any
             word = "starting"
         merged.append(node_row(node_id, word, rows.get(node_id, {}), alive.get(node_id)))
     return merged
+
+
+def _still_there(revisions: Revisions, model: str) -> str:
+    """What a deploy that was killed has left; one that is under way is about to end it."""
+    numbers = ", ".join(str(it.revision) for it in revisions.replaced(model))
+    if not numbers:
+        return ""
+    return f"revision {numbers} was replaced and has not ended; the next deploy ends what is left"
 
 
 def _serve_failure(record: ClusterRecord, revision: RevisionRecord) -> str | None:

@@ -226,6 +226,40 @@ def test_nothing_is_decided_while_smg_is_silent(world: World) -> None:
     assert (world.told, world.made.counts()) == ([], {"chat": 1})
 
 
+def test_leaves_a_model_alone_while_it_is_replaced(world: World) -> None:
+    """Neither more of the old revision nor fewer, also in the next life of the actor."""
+    world.follow()
+    assert world.made.pause("chat") == 1
+    world.rows[:] = [row(running=9)]
+    world.look()
+    world.made = world.life()
+    world.made.restore()
+    world.look()
+    world.rows[:] = [row()]
+    world.look(100)
+    assert (world.told, world.made.counts()) == ([], {"chat": 1})
+    world.rows[:] = [row(running=9)]
+    world.follow()
+    world.look()
+    assert world.told == [3]
+    assert world.made.pause("nobody") is None
+
+
+def test_idle_model_that_is_replaced_is_answered_by_the_new_revision(world: World) -> None:
+    idle(world)
+    world.made.pause("chat")
+    world.place.asked += 1
+    world.place.held += 1
+    world.look()
+    assert (world.told, world.stands) == ([0], True)
+    world.replica_comes()
+    world.look()
+    world.look()
+    assert not world.stands
+    assert world.place.open.is_set()
+    assert world.told == [0]
+
+
 def test_numbers_of_smg() -> None:
     """A model that is called by more than one name has a line for each."""
     text = """# TYPE smg_worker_requests_total counter

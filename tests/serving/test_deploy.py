@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
-from ray_serve_cai.plan.model import digest_of
+from ray_serve_cai.plan.model import ModelPlan, digest_of
 from ray_serve_cai.plan.room import NodeRoom
 from ray_serve_cai.serving import deploy, rescaling, running
 from ray_serve_cai.serving.revisions import RevisionRecord, Revisions
-from ray_serve_cai.spec import load_files
+from ray_serve_cai.spec import Document, load_files
 
 
 def test_old_revision_comes_back_before_ray_knows_of_its_room(
@@ -97,6 +97,7 @@ def test_another_count_for_one_that_still_starts(
     fake = SimpleNamespace(
         serves=lambda _: True,
         rows=lambda _: [],
+        failures=lambda _: frozenset(),
         run=lambda it, replicas: asked.append((it.revision, replicas)),
         wait=lambda *_: None,
         cluster="demo",
@@ -122,6 +123,110 @@ def test_another_count_for_one_that_still_starts(
         ("superseded", 1),
         ("active", 2),
     ]
+
+
+@pytest.fixture
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Played:
+    return Played(tmp_path, monkeypatch)
+
+
+class Played:
+    """A deployer whose steps are noted: `run`, `end`, `pause` and `follow`, with revisions. As
+    soon as `dies` is to be noted, the command is killed."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps: list[tuple[str, int]] = []
+        self.dies: tuple[str, int] | None = None
+        self.state, self.record, self.old = world(folder)
+        self.revisions = Revisions(self.state)
+        self.deployer = deploy.Deployer(self.state, self.record)
+        rooms = [NodeRoom("head", "head", 8, 0, 2**30, 8, 0, 0)]
+        fake = SimpleNamespace(
+            serves=lambda _: True,
+            admit=lambda _: None,
+            rows=lambda _: [],
+            wait=lambda *_: None,
+            run=lambda it, *_: self.note("run", it),
+            end=lambda it: self.note("end", it),
+        )
+        monkeypatch.setattr(self.deployer, "_running", fake)
+        monkeypatch.setattr(deploy, "node_names", dict)
+        monkeypatch.setattr(deploy, "node_rooms", lambda _: rooms)
+        monkeypatch.setattr(deploy, "follow", lambda _, it: self.note("follow", it))
+        monkeypatch.setattr(deploy, "pause", self.pause)
+        monkeypatch.setattr(deploy, "replicas_of", lambda _, it: it.replicas)
+
+    def note(self, word: str, record: RevisionRecord) -> None:
+        step = (word, record.revision)
+        if step == self.dies:
+            raise Killed
+        self.steps.append(step)
+
+    def pause(self, _: str, record: RevisionRecord) -> int:
+        self.note("pause", record)
+        return 2
+
+    def changed(self) -> Document:
+        document = self.revisions.document(self.old)
+        env = {"WORD": "new"}
+        spec = document.model.model_copy(update={"env": env})
+        return replace(document, spec=spec, raw={**document.raw, "env": env})
+
+    def deploy(self, document: Document) -> ModelPlan:
+        plan = self.deployer.plan(document)
+        return self.deployer.deploy(document, plan, report=lambda *_: None, timeout=1)
+
+    def killed(self, document: Document, *step: Any) -> None:
+        self.dies = step
+        with pytest.raises(Killed):
+            self.deploy(document)
+        self.dies = None
+        self.steps.clear()
+
+    @property
+    def states(self) -> dict[int, str]:
+        return {it.revision: it.state for it in self.revisions.of("chat")}
+
+
+class Killed(BaseException):
+    """Whatever cannot be caught; where it is, the caught one's work is noted."""
+
+
+def test_killed_before_the_old_ones_end(played: Played) -> None:
+    """The next deploy ends it, also one of the same file, and its plan says so."""
+    document = played.changed()
+    played.killed(document, "end", 3)
+    assert [it.revision for it in played.revisions.replaced("chat")] == [3]
+    done = played.deploy(document)
+    assert (done.strategy, done.revision) == ("none", 4)
+    assert [action.detail for action in done.actions] == ["revision 3, which has been replaced"]
+    assert played.steps == [("end", 3)]
+    assert played.states == {3: "superseded", 4: "active"}
+    assert played.deploy(document).actions == ()
+
+
+def test_killed_before_the_new_one_is_on_record(played: Played) -> None:
+    document = played.changed()
+    played.killed(document, "follow", 4)
+    assert played.states == {3: "active", 4: "starting"}
+    played.deploy(document)
+    assert played.steps[-2:] == [("follow", 4), ("end", 3)]
+    assert played.states == {3: "superseded", 4: "active"}
+
+
+def test_count_after_a_kill(played: Played) -> None:
+    played.killed(played.changed(), "end", 3)
+    assert [action.verb for action in played.deployer.scale("chat", 1).actions] == []
+    assert played.steps == [("end", 3)]
+
+
+def test_model_that_follows_its_load_is_left_alone_while_it_is_replaced(played: Played) -> None:
+    played.old.range = {"min": 1, "max": 4}
+    played.revisions.save(played.old)
+    played.deploy(played.changed())
+    assert played.steps == [("pause", 3), ("run", 4), ("run", 4), ("follow", 4), ("end", 3)]
+    played.old = played.revisions.of("chat")[0]
+    assert (played.old.state, played.old.replicas) == ("superseded", 2)
 
 
 def world(folder: Path) -> tuple[ClusterState, ClusterRecord, RevisionRecord]:
