@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from dataclasses import asdict, replace
 from functools import partial
 from io import FileIO
@@ -39,15 +40,12 @@ from ray_serve_cai.serving.in_flight import in_flight
 from ray_serve_cai.serving.job import ReplicaJob
 from ray_serve_cai.serving.lifeline import read_exactly, watch_orders
 from ray_serve_cai.serving.servicer import EngineServer, serve_engine
-from ray_serve_cai.serving.shutdown import Shutdown
+from ray_serve_cai.serving.shutdown import FAILED_SECONDS, Shutdown, until_stopped
 from ray_serve_cai.storage.watch import Watch
 
 log = logging.getLogger(__name__)
 
 PULSE_SECONDS = 1.0
-# An engine that does not answer ends no request; its successor needs its place.
-FAILED_SECONDS = 20.0
-CANCEL_SECONDS = 5.0
 MESSAGE_CHARACTERS = 10_000
 ORPHAN_SECONDS = 30.0
 
@@ -86,6 +84,8 @@ class Host:
         # Why the replica wants the engine stopped, when it is not a plain end.
         self._failure = ""
         self._seconds = job.shutdown_timeout
+        # When the stop was asked for, from which its time counts.
+        self._begun: float | None = None
         self._elsewhere = self._other_nodes if order["others"] else None
         self._hooks = ReplicaRunner(job, self._node, self._announce, self._announce_turn)
         self._files: asyncio.Future[dict[str, Any]] | None = None
@@ -101,9 +101,9 @@ class Host:
         loop = asyncio.get_running_loop()
         watch_orders(self._orders, loop, self._take, self._orphaned)
         # An engine with a server of its own may take the signal over.
-        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGTERM, self._begin_stop)
         try:
-            config = await self._start_unless_stopped()
+            config = await until_stopped(self._start(), self._stop)
         except Exception as error:
             # A hook's traceback is in the log already, without the secrets of its arguments.
             log.error("the engine did not start", exc_info=not isinstance(error, HookError))
@@ -113,10 +113,12 @@ class Host:
             self._send("failed", **_described(error))
             return 1
         if config is None:
-            await self._cleanup(self._shutdown())
+            shutdown = self._shutdown()
+            await self._tell_failure(shutdown)
+            await self._cleanup(shutdown)
             return 0
         self._send("ready", config=asdict(config))
-        await self._pulse_until_stopped()
+        await until_stopped(self._pulse(), self._stop)
         await self._shut_down()
         return 0
 
@@ -124,17 +126,6 @@ class Host:
         """Wait for the last hooks, if the lifeline's thread is about to run them."""
         if self._orphan:
             threading.Event().wait(ORPHAN_SECONDS)
-
-    async def _start_unless_stopped(self) -> EngineConfig | None:
-        start = asyncio.create_task(self._start())
-        stop = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({start, stop}, return_when=asyncio.FIRST_COMPLETED)
-        stop.cancel()
-        if start.done():
-            return start.result()
-        start.cancel()
-        await asyncio.wait({start}, timeout=CANCEL_SECONDS)
-        return None
 
     async def _start(self) -> EngineConfig:
         job, hooks = self._job, self._hooks
@@ -173,19 +164,20 @@ class Host:
         )
         return replace(config, endpoint=f"grpc://{self._listen_host}:{port}")
 
-    async def _pulse_until_stopped(self) -> None:
+    async def _pulse(self) -> None:
         assert self._engine is not None
         job = self._job
         heart = Heartbeat(self._engine, self._server, job.probe_every, job.probe_timeout)
-        while not self._stop.is_set():
-            self._send("pulse", **asdict(await heart.pulse()))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), PULSE_SECONDS)
-        heart.stop()
+        try:
+            while True:
+                self._send("pulse", **asdict(await heart.pulse()))
+                await asyncio.sleep(PULSE_SECONDS)
+        finally:
+            heart.stop()
 
     def _shutdown(self) -> Shutdown:
         seconds = min(self._seconds, FAILED_SECONDS) if self._failure else self._seconds
-        return Shutdown(seconds, lambda stage: self._send("stage", stage=str(stage)))
+        return Shutdown(seconds, lambda stage: self._send("stage", stage=str(stage)), self._begun)
 
     async def _shut_down(self) -> None:
         """In order; the replica is out of the gateway's manifest by now."""
@@ -193,13 +185,16 @@ class Host:
         shutdown = self._shutdown()
         if self._server is not None:
             self._server.refuse()
-        if self._failure:
-            error = EngineError("CAI-MODEL-002", self._failure)
-            await shutdown.stage("failure hooks", self._teardown(Point.FAILED, error))
+        await self._tell_failure(shutdown)
         await shutdown.stage("drain hooks", self._teardown(Point.DRAINING))
         await shutdown.stage("in-flight", in_flight(self._engine, self._server, self._port))
         await shutdown.stage("drain", self._engine.drain())
         await self._cleanup(shutdown)
+
+    async def _tell_failure(self, shutdown: Shutdown) -> None:
+        if self._failure:
+            error = EngineError("CAI-MODEL-002", self._failure)
+            await shutdown.stage("failure hooks", self._teardown(Point.FAILED, error))
 
     async def _cleanup(self, shutdown: Shutdown) -> None:
         async def release() -> None:
@@ -257,11 +252,16 @@ class Host:
 
     def _take(self, order: dict[str, Any]) -> None:
         if order["command"] == "stop":
-            self._failure = order.get("error", "")
+            self._failure = self._failure or order.get("error", "")
             self._seconds = order["seconds"]
-            self._stop.set()
+            self._begin_stop()
         elif self._files is not None and not self._files.done():
             self._files.set_result(order)
+
+    def _begin_stop(self) -> None:
+        if self._begun is None:
+            self._begun = time.monotonic()
+        self._stop.set()
 
     def _phase(self, phase: str, message: str) -> None:
         self._send("phase", phase=phase, message=message)

@@ -29,6 +29,7 @@ from ray_serve_cai.serving.other_nodes import (
     with_group,
 )
 from ray_serve_cai.serving.part import run_part
+from ray_serve_cai.serving.shutdown import FAILED_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,10 @@ class Replica:
                 config = await host.ready(self._set_phase)
         except (ModelError, TimeoutError) as error:
             message = str(error) or "start timed out"
-            await host.stop(0)
+            # One that failed by itself has cleaned up, or has died.
+            late = isinstance(error, TimeoutError)
+            seconds = min(self._job.shutdown_timeout, FAILED_SECONDS) if late else 0
+            await host.stop(seconds, message)
             await self._last_hooks(host, message)
             # Last: whoever sees it removes this replica.
             self._row.phase, self._row.message = "failed", message

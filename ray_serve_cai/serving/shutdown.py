@@ -9,16 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 # What these stages keep, as shares of the whole time.
 RESERVES = {"drain": 0.1, "cleanup": 0.2, "shutdown hooks": 0.1}
+# An engine that does not answer ends no request; its successor needs its place.
+FAILED_SECONDS = 20.0
 # Even when the time is up, each stage has its turn.
 LEAST_SECONDS = 0.5
+CANCEL_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,13 @@ class Stage:
 
 
 class Shutdown:
-    """Runs stages until `seconds` from now; `report` is told of each when it is over."""
+    """Runs stages until `seconds` after `begun` (monotonic, by default now); `report` is told of
+    each when it is over."""
 
-    def __init__(self, seconds: float, report: Callable[[Stage], None]) -> None:
-        self._ends = time.monotonic() + seconds
+    def __init__(
+        self, seconds: float, report: Callable[[Stage], None], begun: float | None = None
+    ) -> None:
+        self._ends = (time.monotonic() if begun is None else begun) + seconds
         self._kept = {name: share * seconds for name, share in RESERVES.items()}
         self._report = report
 
@@ -65,3 +73,15 @@ class Shutdown:
         stage = Stage(name, outcome, time.monotonic() - begun, message)
         log.info("shutting down: %s", stage)
         self._report(stage)
+
+
+async def until_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
+    """The work's result; None when `stop` is set first, which cancels the work."""
+    task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+    return None

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,12 @@ class Counts(EchoEngine):
 class HangsInDrain(Counts):
     async def drain(self):
         import asyncio
+        await asyncio.sleep(600)
+
+class HangsInHealth(Counts):
+    async def health(self):
+        import asyncio
+        print("asked for its health", flush=True)
         await asyncio.sleep(600)
 
 class Hangs(EchoEngine):
@@ -286,6 +293,20 @@ class TestStages:
             "shutdown hooks done",
         ]
         assert log_of(project).count("cleaning up") == 1
+
+    def test_time_counts_from_the_stop_whatever_the_engine_is_asked(self, project: Path) -> None:
+        async def what(host: HostProcess) -> list[str]:
+            await ready(host)
+            while "asked for its health" not in log_of(project):
+                await asyncio.sleep(0.05)
+            begun = time.monotonic()
+            await host.stop(4)
+            assert time.monotonic() - begun < 4
+            assert host.returncode == 0
+            return host.stages
+
+        stages = with_host(job(project, "my_engines.HangsInHealth"), what)
+        assert "cleanup done" in stages[-2]
 
     def test_sigterm_is_an_orderly_end(self, project: Path) -> None:
         async def what(host: HostProcess) -> int | None:

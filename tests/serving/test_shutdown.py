@@ -46,6 +46,13 @@ def test_stages() -> None:
     assert turns == ["hooks"]
 
 
+def test_time_counts_from_the_begin() -> None:
+    stages: list[Stage] = []
+    shutdown = Shutdown(60, stages.append, begun=time.monotonic() - 41)
+    asyncio.run(asyncio.wait_for(shutdown.stage("in-flight", asyncio.sleep(30)), 5))
+    assert [stage.outcome for stage in stages] == ["cut off"]
+
+
 def test_time_out_of_the_work_itself_is_a_failure() -> None:
     stages: list[Stage] = []
 
