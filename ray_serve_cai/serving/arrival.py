@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from ray_serve_cai.errors import ModelError
 from ray_serve_cai.serving.applications import application_status
@@ -26,9 +26,10 @@ def wait_for_revision(
     report: Report,
     deadline: float,
     replicas: int | None = None,
+    past: Collection[str] = (),
 ) -> None:
     """Return when all replicas, or `replicas` of them, are ready and one real token has come
-    through the gateway.
+    through the gateway. `past` are ids of replicas that had failed before, of `failures`.
 
     `deadline` is monotonic. Raises `ModelError`: CAI-CLUSTER-006 when that takes too long, else
     what made the replicas fail.
@@ -43,7 +44,7 @@ def wait_for_revision(
     def ready() -> bool:
         nonlocal status_due
         rows = rows_of(cluster, record)
-        raise_failure(rows, record)
+        raise_failure([row for row in rows if row.replica_id not in past], record)
         if time.monotonic() > status_due:
             status_due = time.monotonic() + STATUS_SECONDS
             _raise_given_up(cluster, record)
@@ -72,6 +73,12 @@ def rows_of(cluster: str, record: RevisionRecord) -> list[ReplicaRow]:
     """What the revision's replicas say of themselves."""
     rows: list[ReplicaRow] = ask(find_gateway(cluster).replicas.remote())
     return [r for r in rows if (r.model, r.revision) == (record.model, record.revision)]
+
+
+def failures(cluster: str, record: RevisionRecord) -> frozenset[str]:
+    """Ids of the revision's replicas that have failed lately. Serve may have mended that."""
+    rows = rows_of(cluster, record)
+    return frozenset(row.replica_id for row in rows if row.phase == "failed")
 
 
 def _raise_given_up(cluster: str, record: RevisionRecord) -> None:

@@ -31,12 +31,15 @@ def rescale(
     record.replicas, record.range = plan.replicas, range_of(document.model.replicas)
     # A model that follows a range has an application even while it has no replica.
     kept = before[1] is not None and record.range is not None
+    # What crashed before, and was mended, says nothing of the new ones.
+    past = running.failures(record)
     try:
         if plan.replicas and not kept:
             running.run(record, plan.replicas)
         follow(running.cluster, record, tell=kept)
         if timeout is not None:
-            running.wait(record, plan.replicas, report, time.monotonic() + timeout)
+            deadline = time.monotonic() + timeout
+            running.wait(record, plan.replicas, report, deadline, past)
     except BaseException:
         record.replicas, record.range = before
         if not kept:

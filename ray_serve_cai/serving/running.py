@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
 from ray_serve_cai.serving.applications import delete_application, start_application
-from ray_serve_cai.serving.arrival import rows_of, serves, wait_for_revision
+from ray_serve_cai.serving.arrival import failures, rows_of, serves, wait_for_revision
 from ray_serve_cai.serving.gateway_control import ask, find_gateway
 from ray_serve_cai.serving.job import ReplicaRow
 from ray_serve_cai.serving.jobs import job_of
@@ -60,9 +60,19 @@ class Running:
         """Return when nothing of the revision runs."""
         delete_application(self._record.name, record.model, record.revision)
 
-    def wait(self, record: RevisionRecord, replicas: int, report: Report, deadline: float) -> None:
+    def wait(
+        self,
+        record: RevisionRecord,
+        replicas: int,
+        report: Report,
+        deadline: float,
+        past: Collection[str] = (),
+    ) -> None:
         """Return when that many replicas answer; see `wait_for_revision`."""
-        wait_for_revision(self._record.name, record, report, deadline, replicas)
+        wait_for_revision(self._record.name, record, report, deadline, replicas, past)
+
+    def failures(self, record: RevisionRecord) -> frozenset[str]:
+        return failures(self._record.name, record)
 
     def serves(self, record: RevisionRecord) -> bool:
         return serves(self._record.name, record)
