@@ -10,6 +10,7 @@ from ray_serve_cai.bench.groups import of_cluster, threads_of_host
 from ray_serve_cai.bench.load import Target
 from ray_serve_cai.bench.ray_serve_llm import ray_serve_llm
 from ray_serve_cai.cluster.state import ClusterState
+from ray_serve_cai.engines.registry import get_registry
 from ray_serve_cai.errors import EngineError
 from ray_serve_cai.serving.chat import gateway_of
 from ray_serve_cai.serving.revisions import Revisions
@@ -41,7 +42,7 @@ def beside(
     revisions = Revisions(state)
     document = revisions.document(revisions.existing(model))
     spec = document.model
-    if spec.engine.type != "vllm":
+    if get_registry().get(spec.engine.type).name != "vllm":
         raise EngineError("CAI-ENGINE-003", f'the engine "{spec.engine.type}" has no bare server')
     folder = fetch(str(document.source), options=spec.storage_options)
     threads = threads_of_host(ours.processes) if ours.processes else {}

@@ -142,13 +142,17 @@ class EngineRegistry:
         return list(self._rows.values())
 
     def get(self, name: str) -> EngineInfo:
-        """The row of `name`, which may also be a dotted path to a class.
+        """The row of `name`, which may also be a dotted path to a class; that of a built-in
+        engine means the engine itself.
 
         Raises `EngineError` (CAI-ENGINE-001) that lists what exists.
         """
         if name in self._rows:
             return self._rows[name]
         if "." in name or ":" in name:
+            for row in BUILT_IN:
+                if row.path == name.replace(":", "."):
+                    return row
             return EngineInfo(name, name, "named by dotted path")
         near = difflib.get_close_matches(name, self._rows, n=1)
         did_you_mean = f'; did you mean "{near[0]}"?' if near else ""

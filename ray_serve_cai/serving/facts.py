@@ -48,7 +48,7 @@ def node_rooms(state: ClusterState) -> list[NodeRoom]:
 def check(document: Document) -> None:
     """Raise what is wrong with a model as far as this machine can tell."""
     spec = document.model
-    get_registry().get(spec.engine.type)
+    engine = get_registry().get(spec.engine.type).name
     require_callbacks(document)
     folder = local_folder(str(document.source))
     if folder is not None:
@@ -56,27 +56,27 @@ def check(document: Document) -> None:
     elif document.source.kind == "remote":
         check_scheme(document.source.location)
     transport = next(iter(transports(document)))
-    if spec.engine.type == "vllm":
+    if engine == "vllm":
         check_args(spec.engine.args, transport=transport)
-    if spec.engine.type == "sglang":
+    if engine == "sglang":
         sglang_config.check_args(spec.engine.args)
-    if spec.engine.type == "command":
+    if engine == "command":
         command.check_args(spec.engine.args)
 
 
 def transports(document: Document) -> dict[Transport, str]:
     """By what the engine can be reached, and why."""
     spec = document.model
-    wanted = spec.engine.transport
-    if spec.engine.type == "vllm":
+    wanted, info = spec.engine.transport, get_registry().get(spec.engine.type)
+    if info.name == "vllm":
         return {
             transport: f"{reason}; {choose_front(transport, spec.env).reason}"
             for transport, reason in choose_transport(wanted, spec.engine.args).items()
         }
-    if spec.engine.type == "sglang":
+    if info.name == "sglang":
         return sglang_config.choose_transport(wanted, spec.engine.args)
     with importable(document.project):
-        possible = get_registry().get(spec.engine.type).reached_by()
+        possible = info.reached_by()
     if wanted == "auto":
         return {possible[0]: WHY[possible[0]]}
     if wanted not in possible:
@@ -92,9 +92,9 @@ def front_of(document: Document) -> str:
     """The server in front of the engine: `rust` or `python` for vLLM's and SGLang's over gRPC,
     `engine` for an OpenAI server that the engine brings, `generic` for cai's own gRPC servicer."""
     spec = document.model
-    transport = next(iter(transports(document)))
-    if spec.engine.type == "vllm":
+    transport, engine = next(iter(transports(document))), get_registry().get(spec.engine.type).name
+    if engine == "vllm":
         return choose_front(transport, spec.env).front
     if transport == "http":
         return "engine"
-    return sglang_config.servicer(spec.env) if spec.engine.type == "sglang" else "generic"
+    return sglang_config.servicer(spec.env) if engine == "sglang" else "generic"

@@ -44,12 +44,13 @@ class Heartbeat:
         self._seen: tuple[float | None, int] = (None, 0)
 
     async def pulse(self) -> Pulse:
+        asked = time.monotonic()
         try:
             async with asyncio.timeout(HEALTH_SECONDS):
                 await self._engine.health()
                 load = await self._load()
         except Exception as error:  # noqa: BLE001 - any failure of the engine is "not healthy"
-            return Pulse(healthy=False, message=f"{type(error).__name__}: {error}")
+            return Pulse(healthy=False, message=_reason(error, "answer", asked))
         self._look(load)
         if self._message:
             return Pulse(healthy=False, message=self._message)
@@ -109,4 +110,10 @@ class Heartbeat:
         self._failures += 1
         log.warning("the engine was asked for a token and failed: %r", error)
         if self._failures >= FAILURES:
-            self._message = f"asked for a token, it fails: {type(error).__name__}: {error}"
+            self._message = f"asked for a token, it fails: {_reason(error, 'token', self._asked)}"
+
+
+def _reason(error: BaseException, what: str, asked: float) -> str:
+    """A time-out says nothing of itself."""
+    said = str(error) or f"no {what} within {time.monotonic() - asked:.0f} s"
+    return f"{type(error).__name__}: {said}"

@@ -6,6 +6,7 @@ import logging
 import os
 
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState, now
+from ray_serve_cai.engines.registry import get_registry
 from ray_serve_cai.plan.model import ModelPlan
 from ray_serve_cai.plan.parallel import over_nodes, with_executor
 from ray_serve_cai.plan.scaling import range_of
@@ -56,14 +57,15 @@ def job_of(
     callbacks = [each.to_json() for each in callbacks_of(document)]
     placement = record.placement or default_placement(spec.resources)
     bundles, args = merged(placement), dict(spec.engine.args)
-    if spec.engine.type == "vllm":
+    engine = get_registry().get(spec.engine.type).name
+    if engine == "vllm":
         args = with_executor(args, bundles)
     return ReplicaJob(
         cluster=cluster.name,
         model=spec.name,
         revision=record.revision,
         source=str(document.source),
-        engine=spec.engine.type,
+        engine=engine,
         engine_args=args,
         transport=record.transport,
         env=dict(spec.env),
@@ -87,7 +89,7 @@ def job_of(
 
 def code_of(document: Document) -> str:
     """The project's own packages that the model names, as they are now."""
-    engine = document.model.engine.type
+    engine = get_registry().get(document.model.engine.type).name
     # The name of a registered engine is no path, though the project may have a folder called so.
     paths = [engine] if "." in engine or ":" in engine else []
     return pack(document.project, [*paths, *(each.name for each in callbacks_of(document))])

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from broken import BROKEN, Base, LeavesAThread
 
 from ray_serve_cai.engines import contract
-from ray_serve_cai.engines.base import LLMEngine
+from ray_serve_cai.engines.base import (
+    GenerateContext,
+    LLMEngine,
+    LLMEngineOutput,
+    PreprocessedRequest,
+)
 from ray_serve_cai.engines.conformance import FAILURES, EngineConformance, check_engine
 from ray_serve_cai.engines.echo import EchoEngine
 
@@ -26,6 +32,31 @@ class TestEcho(EngineConformance):
 class TestEchoAtFullSpeed(EngineConformance):
     def make(self) -> LLMEngine:
         return EchoEngine.from_args({}, Path("/models/echo"))
+
+
+class Items:
+    """Items of another stream, and nothing of a generator."""
+
+    def __init__(self, stream: AsyncIterator[LLMEngineOutput]) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Items:
+        return self
+
+    async def __anext__(self) -> LLMEngineOutput:
+        return await anext(self._stream)
+
+
+class GivesItems(EchoEngine):
+    def generate(
+        self, request: PreprocessedRequest, ctx: GenerateContext
+    ) -> AsyncIterator[LLMEngineOutput]:
+        return Items(super().generate(request, ctx))
+
+
+class TestStreamThatIsNoGenerator(EngineConformance):
+    def make(self) -> LLMEngine:
+        return GivesItems.from_args({}, Path("/models/echo"))
 
 
 @pytest.mark.parametrize(("name", "kind"), BROKEN, ids=lambda it: getattr(it, "__name__", it))

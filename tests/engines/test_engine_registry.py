@@ -173,7 +173,16 @@ def test_a_replica_finds_by_path_what_only_this_process_has_registered(
     registry.register(EngineInfo("mine", ECHO, "my own"))
     assert name_in_spec(registry.get("mine")) == ECHO
     assert name_in_spec(registry.get("echo")) == "echo"
-    assert name_in_spec(registry.get(ECHO)) == ECHO
+    assert name_in_spec(registry.get(f"{__name__}.Both")) == f"{__name__}.Both"
+
+
+@pytest.mark.parametrize("row", BUILT_IN)
+def test_a_built_in_engine_by_its_path_is_that_engine(
+    registry: EngineRegistry, row: EngineInfo
+) -> None:
+    module, _, name = row.path.rpartition(".")
+    for path in (row.path, f"{module}:{name}"):
+        assert registry.get(path) == row
 
 
 @pytest.mark.parametrize("name", ["vllm", "sglang", "command", "echo", ECHO])

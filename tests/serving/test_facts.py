@@ -9,8 +9,12 @@ import pytest
 import yaml
 
 from ray_serve_cai.engines import vllm_front
-from ray_serve_cai.serving.facts import front_of, transports
+from ray_serve_cai.errors import PlanError
+from ray_serve_cai.serving.facts import check, front_of, transports
+from ray_serve_cai.serving.jobs import code_of
 from ray_serve_cai.spec import Document, load_files
+
+VLLM = "ray_serve_cai.engines.vllm_engine.VLLMEngine"
 
 
 def document(folder: Path, engine: dict[str, Any], **keys: Any) -> Document:
@@ -32,6 +36,8 @@ def _versions_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"type": "vllm", "transport": "grpc"}, "rust"),
         ({"type": "vllm", "transport": "http"}, "engine"),
+        ({"type": VLLM}, "rust"),
+        ({"type": VLLM, "args": {"enable_lora": True}}, "engine"),
         ({"type": "echo"}, "generic"),
         ({"type": "command", "args": {"command": ["server"]}}, "engine"),
     ],
@@ -52,3 +58,10 @@ def test_the_spec_may_name_the_servicer(tmp_path: Path) -> None:
 def test_the_reason_names_the_front(tmp_path: Path) -> None:
     (reason,) = transports(document(tmp_path, {"type": "vllm", "transport": "grpc"})).values()
     assert reason == "the spec says so; SMG's Rust servicer on vLLM's engine core"
+
+
+def test_vllm_by_its_path_has_vllms_arguments(tmp_path: Path) -> None:
+    found = document(tmp_path, {"type": VLLM, "args": {"max_modellen": 8}})
+    with pytest.raises(PlanError, match='did you mean "max_model_len"'):
+        check(found)
+    assert code_of(document(tmp_path, {"type": VLLM})) == ""

@@ -160,6 +160,32 @@ def test_probe_that_fails(clock: Clock) -> None:
     drive(clock, what)
 
 
+def test_probe_that_is_late(clock: Clock) -> None:
+    """The time-out of an engine's own client has no text."""
+
+    async def what(engine: Scripted, after: Any) -> None:
+        for _ in range(2):
+            await after(15)
+            assert engine.answer is not None
+            engine.answer.set_exception(TimeoutError())
+            pulse = await after(30)
+        assert pulse.message == "asked for a token, it fails: TimeoutError: no token within 30 s"
+
+    drive(clock, what)
+
+
+def test_health_that_is_late(clock: Clock) -> None:
+    async def what(engine: Scripted, after: Any) -> None:
+        async def health() -> None:
+            clock.now += 10
+            raise TimeoutError
+
+        engine.health = health  # type: ignore[method-assign]
+        assert (await after(1)).message == "TimeoutError: no answer within 10 s"
+
+    drive(clock, what)
+
+
 def test_probe_that_is_cancelled(clock: Clock) -> None:
     """By the engine, whose connection has ended: that is a failure, and not the host's end."""
 
