@@ -64,7 +64,7 @@ def start_application(
     """
     start_serve()
     deployment = serve.deployment(Replica).options(
-        num_replicas=replicas,
+        num_replicas=replicas or 1,
         **(_actor_options(need) if placement is None else _placed(placement, job.gpu)),
         health_check_period_s=HEALTH_PERIOD_SECONDS,
         health_check_timeout_s=HEALTH_TIMEOUT_SECONDS,
@@ -75,6 +75,9 @@ def start_application(
         version=f"r{job.revision}",
         _internal=True,
     )
+    if not replicas:
+        # `options` takes no zero; what it makes does, and so does all that follows (Ray 2.60).
+        deployment._deployment_config.num_replicas = 0
     target = serve.RunTarget(
         target=deployment.bind(job.to_json(), ACTOR_NAME, namespace(job.cluster)),
         name=application_name(job.cluster, job.model, job.revision),

@@ -277,9 +277,8 @@ class Deployer:
             placed_by="its last deploy" if record.placement is not None else "",
         )
         plan_model(document.model, facts)
-        if record.range:
-            # Serve takes no count of zero; it goes again when it is not asked.
-            record.replicas = record.replicas or 1
+        # As the autoscaler counted last: what was idle stays so until it is asked.
+        record.replicas = replicas_of(self._record.name, record)
         self._running.run(record, record.replicas)
         follow(self._record.name, record)
 

@@ -40,10 +40,10 @@ class Running:
         """Ask Serve for that many replicas of a saved revision and return without waiting for
         them; those beyond that number drain.
 
-        Serve takes no count of zero: a revision without replicas has no application, and this
+        A revision without replicas has no application, unless it follows its load, and this
         returns when that is gone.
         """
-        if not replicas:
+        if not replicas and record.range is None:
             self.end(record)
             return
         document = self._revisions.document(record)

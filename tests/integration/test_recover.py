@@ -35,18 +35,28 @@ def test_recover_brings_back_nodes_counts_and_models(cai: Cai) -> None:
     cluster.deploy_ok("second")
     # The last revision of a model counts, and what `scale` made of the cluster.
     cluster.deploy_ok("second", engine={"type": "echo", "args": {"tokens_per_second": 500}})
+    idle = {"min": 0, "max": 1, "idle_after": "1s", "hold_timeout": "60s"}
+    cluster.deploy_ok("idle", resources={"cpu": 0.5}, replicas=idle)
     cai.ok("cluster", "scale", "lazarus", "side=1")
+    until(lambda: cluster.model("idle")["state"] == "idle", 40, "no replica of the idle one")
     assert cai.json("cluster", "recover", "lazarus")["actions"] == []
 
     kill_head(cluster)
     done = cai.json("cluster", "recover", "lazarus")
-    assert {a["name"] for a in done["actions"] if a["kind"] == "model"} == {"first", "second"}
+    assert {a["name"] for a in done["actions"] if a["kind"] == "model"} == {
+        "first",
+        "second",
+        "idle",
+    }
     assert done["gateway_url"] == cluster.url
     assert cluster.node_states() == {"head": "ready", "side-0": "ready"}
     for name, revision in (("first", 1), ("second", 2)):
         row = cluster.model(name)
         assert (row["state"], row["revision"]) == ("ready", revision)
         assert ask(cluster.client(), name) == "What is cai?"
+    assert cluster.model("idle")["state"] == "idle"
+    assert len(list((cluster.folder / "logs").glob("model-idle-r1-*"))) == 1, "it was not woken"
+    assert ask(cluster.client(), "idle") == "What is cai?"
     cluster.down_without_trace()
 
 

@@ -13,7 +13,7 @@ import yaml
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
 from ray_serve_cai.plan.model import ModelPlan, digest_of
 from ray_serve_cai.plan.room import NodeRoom
-from ray_serve_cai.serving import deploy, rescaling, running
+from ray_serve_cai.serving import deploy, following, rescaling, running
 from ray_serve_cai.serving.revisions import RevisionRecord, Revisions
 from ray_serve_cai.spec import Document, load_files
 
@@ -43,6 +43,27 @@ def test_old_revision_comes_back_before_ray_knows_of_its_room(
     assert started == [(3, 1)]
     assert asked == [("chat", 3)]
     assert followed == [old]
+
+
+def test_idle_model_comes_back_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an application, which the autoscaler wakes."""
+    state, record, old = world(tmp_path)
+    old.range = {"min": 0, "max": 2}
+    Revisions(state).save(old)
+    started: list[tuple[int, int]] = []
+    monkeypatch.setattr(deploy, "node_rooms", lambda _: [])
+    monkeypatch.setattr(deploy, "plan_model", lambda *_: None)
+    monkeypatch.setattr(following, "counts", lambda _: {"chat": 0})
+    monkeypatch.setattr(deploy, "follow", lambda _, it: started.append((it.revision, it.replicas)))
+    monkeypatch.setattr(running.Running, "serves", lambda *_: False)
+    monkeypatch.setattr(running.Running, "admit", lambda *_: None)
+    monkeypatch.setattr(
+        running,
+        "start_application",
+        lambda job, replicas, *_: started.append((job.revision, replicas)),
+    )
+    assert deploy.Deployer(state, record).bring_back("chat") == replace(old, replicas=0)
+    assert started == [(3, 0), (3, 0)]
 
 
 def test_deploy_of_what_serves_undoes_a_half_made_one(
