@@ -6,6 +6,7 @@ Ray is imported only where it is asked: that takes longer than all else here.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,8 @@ def model_rows(state: ClusterState, record: ClusterRecord) -> list[dict[str, Any
             replicas,
             partial(_serve_failure, record, revision),
         )
-        rows.append(row | {"message": row["message"] or _still_there(revisions, revision.model)})
+        left = _still_there(record, revisions.replaced(revision.model))
+        rows.append(row | {"message": row["message"] or left})
     return rows
 
 
@@ -123,11 +125,14 @@ def _node_rows(state: ClusterState, record: ClusterRecord) -> list[dict[str, Any
     return merged
 
 
-def _still_there(revisions: Revisions, model: str) -> str:
+def _still_there(record: ClusterRecord, replaced: Sequence[RevisionRecord]) -> str:
     """What a deploy that was killed has left; one that is under way is about to end it."""
-    numbers = ", ".join(str(it.revision) for it in revisions.replaced(model))
-    if not numbers:
+    from ray_serve_cai.serving.applications import application_status
+
+    there = [it for it in replaced if application_status(record.name, it.model, it.revision)]
+    if not there:
         return ""
+    numbers = ", ".join(str(it.revision) for it in there)
     return f"revision {numbers} was replaced and has not ended; the next deploy ends what is left"
 
 
