@@ -47,7 +47,8 @@ class ModelFacts:
     the callbacks that decide the placement at the deploy, `code` is the user's own code.
     `half_made` is a revision whose deploy was not completed and that is not the wanted one,
     `replaced` are those that have yet to end since a newer one serves.
-    `front` is the server before the engine: `rust`, `python`, `engine` or `generic`."""
+    `front` is the server before the engine: `rust`, `python`, `engine` or `generic`. `engine` is
+    its name, where the spec has a dotted path."""
 
     nodes: Sequence[NodeRoom]
     transports: Mapping[Transport, str]
@@ -59,6 +60,7 @@ class ModelFacts:
     half_made: int | None = None
     replaced: tuple[int, ...] = ()
     front: str = ""
+    engine: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def plan_model(spec: ModelSpec, facts: ModelFacts) -> ModelPlan:
     """Raises `PlanError` (CAI-PLAN-001) with the arithmetic when no node can hold a replica."""
     replicas, notes = _replicas(spec, facts), notes_of(spec.replicas)
     there = {room.id: capacity(spec.resources, room) for room in facts.nodes}
-    parallel = plan_parallel(spec, facts.nodes) if spec.engine.type == "vllm" else None
+    parallel = plan_parallel(spec, facts.nodes) if _is_vllm(spec, facts) else None
     spread = parallel.placement if parallel and not facts.placed_by else None
     strategy, way = _strategy(spec, facts, replicas, spread)
     if parallel and parallel.warning:
@@ -142,6 +144,10 @@ def digest_of(spec: ModelSpec, code: str = "") -> str:
     """
     data = spec.model_dump(mode="json", exclude={"replicas"})
     return hashlib.sha256((json.dumps(data, sort_keys=True) + code).encode()).hexdigest()
+
+
+def _is_vllm(spec: ModelSpec, facts: ModelFacts) -> bool:
+    return (facts.engine or spec.engine.type) == "vllm"
 
 
 def _replicas(spec: ModelSpec, facts: ModelFacts) -> int:

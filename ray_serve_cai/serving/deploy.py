@@ -17,7 +17,7 @@ from ray_serve_cai.errors import CaiError, ModelError, SpecProblems
 from ray_serve_cai.plan import model as planning
 from ray_serve_cai.plan import room
 from ray_serve_cai.plan.model import ModelFacts, ModelPlan, Revision, plan_model
-from ray_serve_cai.serving.facts import check, front_of, node_rooms, transports
+from ray_serve_cai.serving.facts import check, engine_of, front_of, node_rooms, transports
 from ray_serve_cai.serving.following import follow, forget, pause, replicas_of
 from ray_serve_cai.serving.job import log_name
 from ray_serve_cai.serving.jobs import code_of, new_revision
@@ -25,7 +25,7 @@ from ray_serve_cai.serving.other_nodes import node_names
 from ray_serve_cai.serving.placement import decide, placing
 from ray_serve_cai.serving.rescaling import rescale
 from ray_serve_cai.serving.revisions import RevisionRecord, Revisions, owner_of
-from ray_serve_cai.serving.rolling import roll, roll_back
+from ray_serve_cai.serving.rolling import end_replaced, roll, roll_back
 from ray_serve_cai.serving.running import Running
 from ray_serve_cai.spec import Document
 
@@ -74,6 +74,7 @@ class Deployer:
             half_made=starting.revision if starting else None,
             replaced=tuple(it.revision for it in self._revisions.replaced(spec.name)),
             front=front_of(document),
+            engine=engine_of(document),
         )
         try:
             return plan_model(spec, facts)
@@ -160,7 +161,7 @@ class Deployer:
         # Before it is on record: who dies in between leaves a deploy that is not complete.
         follow(self._record.name, record)
         self._revisions.activate(record)
-        self._end_replaced(record.model)
+        end_replaced(self._running, self._revisions, record.model)
 
     def bring_back(self, model: str) -> RevisionRecord | None:
         """Start the model's last revision again where Serve has lost it; does not wait.
@@ -171,7 +172,7 @@ class Deployer:
         record = self._revisions.last(model)
         if record is None or self._running.serves(record):
             return None
-        self._end_replaced(model)
+        end_replaced(self._running, self._revisions, model)
         self._restart(record)
         return record
 
@@ -198,7 +199,7 @@ class Deployer:
                 f'model "{model}": revision {starting.revision} is taking the place of '
                 f"{record.revision}",
             )
-        self._end_replaced(model)
+        end_replaced(self._running, self._revisions, model)
         document = self._revisions.document(record)
         spec = document.model.model_copy(update={"replicas": replicas})
         document = replace(document, spec=spec)
@@ -275,6 +276,7 @@ class Deployer:
             here,
             healthy=False,
             placed_by="its last deploy" if record.placement is not None else "",
+            engine=engine_of(document),
         )
         plan_model(document.model, facts)
         # As the autoscaler counted last: what was idle stays so until it is asked.
@@ -282,19 +284,10 @@ class Deployer:
         self._running.run(record, record.replicas)
         follow(self._record.name, record)
 
-    def _end_replaced(self, model: str) -> bool:
-        """End what a newer revision has taken the place of; whether there was any."""
-        replaced = self._revisions.replaced(model)
-        for record in replaced:
-            self._running.end(record)
-            record.state = "superseded"
-            self._revisions.save(record)
-        return bool(replaced)
-
     def _clear_half_made(self, model: str, report: Report) -> bool:
         """Undo or complete what a deploy has left that was killed, or that nobody waited for;
         whether there was any."""
-        ended = self._end_replaced(model)
+        ended = end_replaced(self._running, self._revisions, model)
         half_made = [it for it in self._revisions.of(model) if it.state == "starting"]
         for record in half_made:
             self._give_up(record, ModelError("CAI-MODEL-002", INTERRUPTED), report)

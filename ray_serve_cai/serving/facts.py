@@ -45,10 +45,15 @@ def node_rooms(state: ClusterState) -> list[NodeRoom]:
     return rooms
 
 
+def engine_of(document: Document) -> str:
+    """The name of its engine, also where the spec has a built-in one's dotted path."""
+    return get_registry().get(document.model.engine.type).name
+
+
 def check(document: Document) -> None:
     """Raise what is wrong with a model as far as this machine can tell."""
     spec = document.model
-    engine = get_registry().get(spec.engine.type).name
+    engine = engine_of(document)
     require_callbacks(document)
     folder = local_folder(str(document.source))
     if folder is not None:
@@ -92,7 +97,7 @@ def front_of(document: Document) -> str:
     """The server in front of the engine: `rust` or `python` for vLLM's and SGLang's over gRPC,
     `engine` for an OpenAI server that the engine brings, `generic` for cai's own gRPC servicer."""
     spec = document.model
-    transport, engine = next(iter(transports(document))), get_registry().get(spec.engine.type).name
+    transport, engine = next(iter(transports(document))), engine_of(document)
     if engine == "vllm":
         return choose_front(transport, spec.env).front
     if transport == "http":

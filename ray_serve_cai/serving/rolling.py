@@ -63,6 +63,16 @@ def roll_back(
         running.run(old, old.replicas)
 
 
+def end_replaced(running: Running, revisions: Revisions, model: str) -> bool:
+    """End what a newer revision has taken the place of; whether there was any."""
+    replaced = revisions.replaced(model)
+    for record in replaced:
+        running.end(record)
+        record.state = "superseded"
+        revisions.save(record)
+    return bool(replaced)
+
+
 def _change_back(
     running: Running, new: RevisionRecord, old: RevisionRecord, report: Report
 ) -> None:

@@ -9,6 +9,7 @@ from ray_serve_cai.plan.model import ModelFacts, ModelPlan, Revision, digest_of,
 from ray_serve_cai.plan.parallel import over_nodes, with_executor
 from ray_serve_cai.plan.room import NodeRoom
 from ray_serve_cai.spec import ModelSpec
+from ray_serve_cai.spec.model import Engine
 
 GI = 2**30
 
@@ -51,6 +52,12 @@ def test_what_starts_the_workers(
     assert found.executor == executor
     assert found.reason.startswith(reason)
     assert (found.placement is not None) == (executor == "ray")
+
+
+def test_vllm_by_its_dotted_path() -> None:
+    spec = model(1).model_copy(update={"engine": Engine(type="a.b.VLLMEngine")})
+    assert plan(spec, rooms(4)).parallel is None
+    assert plan(spec, rooms(4), engine="vllm").parallel is not None
 
 
 def test_each_gpu_has_a_bundle() -> None:
