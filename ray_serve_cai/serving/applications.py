@@ -29,6 +29,7 @@ logging.getLogger("ray.serve").setLevel(logging.WARNING)
 
 HEALTH_PERIOD_SECONDS = 2.0
 START_ATTEMPTS = 5
+COUNT_POLL_SECONDS = 0.02
 HEALTH_TIMEOUT_SECONDS = 30.0
 # Beyond its `shutdown_timeout` a replica may run the last hooks of a host that died.
 GRACE_SECONDS = TEARDOWN_SECONDS + 10.0
@@ -75,9 +76,6 @@ def start_application(
         version=f"r{job.revision}",
         _internal=True,
     )
-    if not replicas:
-        # `options` takes no zero; what it makes does, and so does all that follows (Ray 2.60).
-        deployment._deployment_config.num_replicas = 0
     target = serve.RunTarget(
         target=deployment.bind(job.to_json(), ACTOR_NAME, namespace(job.cluster)),
         name=application_name(job.cluster, job.model, job.revision),
@@ -87,11 +85,15 @@ def start_application(
     )
     there = target.name in _application_statuses()
     serve.run_many([target], wait_for_applications_running=False)
-    if there:
+    if not replicas:
+        # Serve starts none with a count of zero, but takes it as soon as it knows the application:
+        # before the first replica has begun.
+        deadline = time.monotonic() + CALL_SECONDS
+        wait_until(lambda: _takes(target.name, replicas), deadline, COUNT_POLL_SECONDS)
+    elif there:
         # Where that number is the one of last time, Serve keeps what the autoscaler made of it.
         # One that is still being deleted starts with the number anyway.
-        with contextlib.suppress(RayError):
-            ray.get(set_count(target.name, replicas), timeout=CALL_SECONDS)
+        _takes(target.name, replicas)
 
 
 def set_count(application: str, replicas: int) -> Any:
@@ -130,6 +132,14 @@ def delete_all(state: ClusterState) -> None:
 def application_status(cluster: str, model: str, revision: int) -> Any:
     """Serve's own status of a revision, or None when Serve does not know it."""
     return _application_statuses().get(application_name(cluster, model, revision))
+
+
+def _takes(application: str, replicas: int) -> bool:
+    try:
+        ray.get(set_count(application, replicas), timeout=CALL_SECONDS)
+    except RayError:
+        return False
+    return True
 
 
 def _is_over(cluster: str, names: Sequence[str]) -> bool:
