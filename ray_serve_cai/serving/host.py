@@ -34,6 +34,7 @@ from ray_serve_cai.engines.base import EngineConfig, Listen, LLMEngine
 from ray_serve_cai.engines.registry import get_registry
 from ray_serve_cai.errors import CaiError, EngineError, HookError
 from ray_serve_cai.serving.downloading import reported
+from ray_serve_cai.serving.event_loop import loop_factory
 from ray_serve_cai.serving.heartbeat import Heartbeat
 from ray_serve_cai.serving.hooks import ReplicaRunner, engine_args, engine_folder, plain
 from ray_serve_cai.serving.in_flight import in_flight
@@ -61,7 +62,8 @@ def main() -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     host = Host(job, order, orders, events)
-    status = asyncio.run(host.run())
+    with asyncio.Runner(loop_factory=loop_factory(job.engine)) as runner:
+        status = runner.run(host.run())
     host.linger()
     # At once: a hook or a download that hangs in a thread would keep the process.
     logging.shutdown()
