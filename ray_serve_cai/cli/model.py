@@ -226,6 +226,8 @@ def _finish(name: str, cluster: str | None, timeout: float, *, json: bool) -> No
 def _show_placement(console: Console, plans: Sequence[ModelPlan]) -> None:
     for each in plans:
         room = ", ".join(f"{group} holds {n}" for group, n in each.placement.items())
+        if each.parallel and each.parallel.placement:
+            room = "one replica lies on several nodes"
         console.print(f"{each.name}: {each.transport} ({each.reason}); {room}", highlight=False)
         if each.parallel and each.parallel.workers > 1:
             shown = f"{each.parallel.workers} workers by {each.parallel.executor}"

@@ -16,6 +16,7 @@ CALLS = "CAI_VLLM_CALLS"
 # Of the Ray placement group that the replica holds, as hexadecimal digits.
 GROUP = "CAI_PLACEMENT_GROUP"
 GUARDED = "_guarded_by_cai"
+_FOLDERS = ("TMPDIR", "VLLM_RPC_BASE_PATH", "SMG_ZMQ_SOCKET_DIR", "CAI_WORKSPACE", GROUP)
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ def load() -> None:
     _guard_core()
     if group := os.environ.get(GROUP):
         _place_workers(group)
+        _keep_folders_here()
     for call in json.loads(os.environ.get(CALLS) or "[]"):
         function = cast("Any", dotted.resolve(call["function"]))
         function(**call["kwargs"])
@@ -124,6 +126,14 @@ def _place_workers(group: str) -> None:
 
     setattr(placed, GUARDED, True)
     module.EngineArgs.create_engine_config = placed
+
+
+def _keep_folders_here() -> None:
+    """Leave out what vLLM would give its Ray workers of this process's environment, though on
+    their nodes there are no such folders."""
+    from vllm.ray.ray_env import RAY_NON_CARRY_OVER_ENV_VARS
+
+    RAY_NON_CARRY_OVER_ENV_VARS.update(_FOLDERS)
 
 
 def wrong_prompt(request: Any, model: Any) -> str | None:

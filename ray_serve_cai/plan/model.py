@@ -12,7 +12,7 @@ from ray_serve_cai.errors import PlanError
 from ray_serve_cai.plan.actions import Action
 from ray_serve_cai.plan.parallel import Parallel, plan_parallel
 from ray_serve_cai.plan.rolling import Step, slots_after, steps
-from ray_serve_cai.plan.room import NodeRoom, capacity, check_placement, has_free_room
+from ray_serve_cai.plan.room import NodeRoom, capacity, check_placement, has_free_room, without
 from ray_serve_cai.plan.scaling import described, first_count, kept_count, notes_of, range_of
 from ray_serve_cai.spec import ModelSpec, ReplicaRange, Resources
 from ray_serve_cai.spec.base import rounded_size
@@ -98,8 +98,9 @@ def plan_model(spec: ModelSpec, facts: ModelFacts) -> ModelPlan:
     """Raises `PlanError` (CAI-PLAN-001) with the arithmetic when no node can hold a replica."""
     replicas, notes = _replicas(spec, facts), notes_of(spec.replicas)
     there = {room.id: capacity(spec.resources, room) for room in facts.nodes}
-    parallel = plan_parallel(spec, facts.nodes) if _is_vllm(spec, facts) else None
-    spread = parallel.placement if parallel and not facts.placed_by else None
+    ours = _is_vllm(spec, facts) and not facts.placed_by
+    parallel = plan_parallel(spec, facts.nodes) if ours else None
+    spread = parallel.placement if parallel else None
     strategy, way = _strategy(spec, facts, replicas, spread)
     if parallel and parallel.warning:
         notes.append(parallel.warning)
@@ -189,9 +190,13 @@ def _check_free_over_nodes(
     replicas: int,
     spread: Mapping[str, Any],
 ) -> None:
-    more = replicas - (facts.current.replicas if facts.current else 0)
-    grows = strategy in ("start", "scale") and more > 0
-    if grows and not has_free_room(spread, facts.nodes, more):
+    current, nodes = facts.current, facts.nodes
+    more = replicas - (current.replicas if current else 0)
+    if strategy == "stop-then-start" and current and current.need:
+        more, nodes = replicas, without(nodes, current.held, current.need)
+    elif strategy not in ("start", "scale"):
+        return
+    if more > 0 and not has_free_room(spread, nodes, more):
         raise NoFreeRoom(
             "CAI-PLAN-001",
             f'model "{spec.name}": needs {spec.resources.gpu} GPU over several nodes for each of '

@@ -16,8 +16,8 @@ from ray_serve_cai.spec import ModelSpec, Resources
 
 Executor = Literal["uni", "mp", "ray"]
 
-SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
-TENSOR, PIPELINE, DATA = SIZES
+TENSOR, PIPELINE, DATA = (f"{kind}_parallel_size" for kind in ("tensor", "pipeline", "data"))
+SIZES = (TENSOR, PIPELINE, "prefill_context_parallel_size", DATA)
 EXECUTOR = "distributed_executor_backend"
 
 
@@ -40,7 +40,7 @@ def plan_parallel(spec: ModelSpec, nodes: Sequence[NodeRoom]) -> Parallel:
     workers of several nodes where vLLM cannot have them there. Without GPUs the workers share the
     CPUs of one node, and their number is the spec's affair.
     """
-    sizes = {name: _size(spec.engine.args, name) for name in (TENSOR, PIPELINE, DATA)}
+    sizes = {name: _size(spec.engine.args, name) for name in SIZES}
     count, asked = workers(spec.engine.args), _given(spec.engine.args, EXECUTOR)
     gpu = spec.resources.gpu
     product = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
@@ -73,10 +73,11 @@ def plan_parallel(spec: ModelSpec, nodes: Sequence[NodeRoom]) -> Parallel:
 def with_executor(
     args: Mapping[str, Any], bundles: Sequence[Mapping[str, float]]
 ) -> dict[str, Any]:
-    """vLLM's arguments for the bundles that a replica reserves: Ray starts the workers when they
-    are more than the GPUs of the first, where the replica itself is."""
+    """vLLM's arguments for the bundles that a replica reserves: Ray starts the workers when each
+    has a bundle of one GPU, as vLLM wants it. In larger bundles only the first one's GPUs can be
+    used, where the replica itself is."""
     gpus = [bundle["GPU"] for bundle in bundles if bundle.get("GPU")]
-    spread = len(gpus) > 1 and workers(args) > gpus[0]
+    spread = 1 < workers(args) <= len(gpus) and set(gpus) == {1} and _size(args, DATA) == 1
     if spread and _given(args, EXECUTOR) is None:
         return {**args, EXECUTOR: "ray"}
     return dict(args)
@@ -87,9 +88,9 @@ def over_nodes(args: Mapping[str, Any]) -> bool:
     return bool(_given(args, EXECUTOR) == "ray")
 
 
-def workers(args: Mapping[str, Any]) -> int:
+def workers(args: Mapping[str, Any], sizes: Sequence[str] = SIZES) -> int:
     """How many the arguments ask for."""
-    return math.prod(_size(args, name) for name in SIZES)
+    return math.prod(_size(args, name) for name in sizes)
 
 
 def bundles_of(need: Resources) -> list[dict[str, float]]:
@@ -127,8 +128,9 @@ def _fault(asked: Any, sizes: Mapping[str, int], count: int, gpu: int) -> str | 
 
 
 def _size(args: Mapping[str, Any], name: str) -> int:
-    value = _given(args, name)
-    return value if isinstance(value, int) and value > 0 else 1
+    value = str(_given(args, name))
+    # What is no number vLLM refuses itself.
+    return max(int(value), 1) if value.isdecimal() else 1
 
 
 def _given(args: Mapping[str, Any], name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_serve_cai.errors import PlanError
@@ -45,6 +45,19 @@ def fits(need: Resources, room: NodeRoom, gone: int = 0, other: Resources | None
     return _fit(need, cpu, gpu, memory)
 
 
+def without(nodes: Sequence[NodeRoom], held: Mapping[str, int], need: Resources) -> list[NodeRoom]:
+    """The nodes once the replicas that they hold, each of which needs `need`, have left."""
+    return [
+        replace(
+            node,
+            free_cpu=node.free_cpu + held.get(node.id, 0) * need.cpu,
+            free_gpu=node.free_gpu + held.get(node.id, 0) * need.gpu,
+            free_memory=node.free_memory + held.get(node.id, 0) * (need.memory or 0),
+        )
+        for node in nodes
+    ]
+
+
 def check_placement(
     name: str, placement: Mapping[str, Any], nodes: Sequence[NodeRoom], replicas: int
 ) -> None:
@@ -69,6 +82,12 @@ def check_placement(
                 raise PlanError(
                     "CAI-PLAN-001", f'model "{name}": needs {shown[0]} {where} {shown[1]}'
                 )
+    for bundle in bundles:
+        if not any(_holds(bundle, node, "") for node in nodes):
+            parts = " and ".join(f"{amount:g} {word}" for word, amount in bundle.items())
+            raise PlanError(
+                "CAI-PLAN-001", f'model "{name}": needs {parts} on one node; none has all of it'
+            )
     if placement["strategy"] == "STRICT_SPREAD" and len(bundles) > len(nodes):
         raise PlanError(
             "CAI-PLAN-001",
@@ -77,13 +96,17 @@ def check_placement(
 
 
 def has_free_room(placement: Mapping[str, Any], nodes: Sequence[NodeRoom], replicas: int) -> bool:
-    """Whether bundles fit beside what runs, as far as sums and the largest gap tell."""
+    """Whether bundles fit beside what runs, as far as sums and each on its own tell."""
+    bundles = placement["bundles"]
     for word, room in _ROOMS:
-        amounts = [float(bundle.get(word, 0)) for bundle in placement["bundles"]]
-        free = [getattr(node, f"free_{room}") for node in nodes]
-        if max(amounts, default=0) > max(free, default=0) or sum(amounts) * replicas > sum(free):
+        wanted = sum(float(bundle.get(word, 0)) for bundle in bundles) * replicas
+        if wanted > sum(getattr(node, f"free_{room}") for node in nodes):
             return False
-    return True
+    return all(any(_holds(bundle, node, "free_") for node in nodes) for bundle in bundles)
+
+
+def _holds(bundle: Mapping[str, float], node: NodeRoom, which: str) -> bool:
+    return all(float(bundle.get(word, 0)) <= getattr(node, which + room) for word, room in _ROOMS)
 
 
 def _fit(need: Resources, cpu: float, gpu: float, memory: float) -> int:

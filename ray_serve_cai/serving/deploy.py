@@ -257,9 +257,11 @@ class Deployer:
             # Should this process die here, the next deploy finds it and undoes the rest.
             self._revisions.save(record)
             before = self._revisions.active(record.model)
-            roll_back(self._running, record, before, report)
-            if before is not None:
-                follow(self._record.name, before)
+            try:
+                roll_back(self._running, record, before, report)
+            finally:
+                if before is not None:
+                    follow(self._record.name, before)
         except (CaiError, RayError, RayServeException, TimeoutError) as second:
             report("undoing", f"not complete: {second}")
         record.state = "failed"

@@ -17,7 +17,7 @@ from ray_serve_cai.callbacks.node_init import folder_of
 from ray_serve_cai.callbacks.runner import Runner, load
 from ray_serve_cai.engines.vllm_args import check_args
 from ray_serve_cai.errors import HookError, StorageError
-from ray_serve_cai.plan.parallel import SIZES, over_nodes, workers
+from ray_serve_cai.plan.parallel import PIPELINE, SIZES, TENSOR, over_nodes, workers
 from ray_serve_cai.serving.job import ReplicaJob, merged
 from ray_serve_cai.storage.source import BUILT_IN_PREFIX, check_folder, fetch, local_folder
 
@@ -101,12 +101,14 @@ def engine_args(job: ReplicaJob, extra: Mapping[str, Any]) -> dict[str, Any]:
     extra = {name.replace("-", "_"): value for name, value in extra.items()}
     kept = {k: v for k, v in job.engine_args.items() if k.replace("-", "_") not in extra}
     args = {**kept, **extra}
-    wanted, reserved = workers(args), _reserved_gpus(job)
+    # SGLang's ranks for data may be among those of its tensor.
+    sizes = SIZES if job.engine == "vllm" else (TENSOR, PIPELINE)
+    wanted, reserved = workers(args, sizes), _reserved_gpus(job)
     # On CPUs parallel workers need no GPU; what the spec itself asks for there is its affair.
-    if wanted > (reserved or workers(job.engine_args)):
+    if wanted > (reserved or workers(job.engine_args, sizes)):
         raise HookError(
             "CAI-CALLBACK-001",
-            f"the engine is asked for {wanted} GPUs ({' x '.join(SIZES)}, with "
+            f"the engine is asked for {wanted} GPUs ({' x '.join(sizes)}, with "
             f"ctx.extra_init_kwargs); {reserved} are reserved where it runs",
             hint="Raise resources.gpu in the spec, or the bundles in on_pre_placement_group.",
         )

@@ -38,7 +38,7 @@ class Engine(SpecModel):
 
 
 class Resources(SpecModel):
-    """What one replica reserves on one node."""
+    """What one replica reserves, on one node where one has it all."""
 
     cpu: Annotated[float, Field(ge=0)] = Field(default=1.0, description="CPUs of each replica.")
     gpu: Annotated[int, Field(ge=0)] = Field(default=0, description="GPUs of each replica.")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import Cai, Cluster, ask, marks_of, short_folder
+from support import Cai, Cluster, ask, deploy_together, marks_of, short_folder, until
 
 pytestmark = pytest.mark.vllm
 
@@ -44,7 +44,7 @@ def test_one_replica_on_two_nodes(cluster: Cluster) -> None:
     parallel = planned["models"][0]["parallel"]
     assert (parallel["executor"], parallel["workers"]) == ("ray", 2)
 
-    cluster.deploy_ok("wide", **MODEL)
+    deploy_together(cluster, path, ["wide"])
     answer = ask(cluster.client(), "wide", QUESTION, temperature=0, max_tokens=64)
     assert "launcher" in answer
     nodes = {marks_of(process)[1] for process in cluster.commands("ray::RayWorkerProc")}
@@ -53,4 +53,4 @@ def test_one_replica_on_two_nodes(cluster: Cluster) -> None:
     assert "beside the models that run they are not free" in refused.stderr, refused.stderr
 
     cluster.delete("wide")
-    assert cluster.commands("ray::RayWorkerProc") == []
+    until(lambda: not cluster.commands("ray::RayWorkerProc"), 60, "the end of the workers")

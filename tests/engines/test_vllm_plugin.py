@@ -149,3 +149,15 @@ def test_the_replicas_placement_group_is_the_engines(monkeypatch: pytest.MonkeyP
     config = EngineArgs().create_engine_config("api")
     assert config.usage == "api"
     assert config.parallel_config.placement_group.id.hex() == digits
+
+
+def test_folders_of_the_host_stay_on_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM gives its Ray workers all of the environment but what is in this set."""
+    kept: set[str] = set()
+    module = ModuleType("vllm.ray.ray_env")
+    monkeypatch.setattr(module, "RAY_NON_CARRY_OVER_ENV_VARS", kept, raising=False)
+    for name in ("vllm", "vllm.ray"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    vllm_plugin._keep_folders_here()
+    assert {"TMPDIR", "VLLM_RPC_BASE_PATH", "CAI_WORKSPACE"} <= kept

@@ -168,7 +168,7 @@ class TestScaleToZero:
         becomes_idle(cluster, "calm")
         with ThreadPoolExecutor(1) as pool:
             text = pool.submit(stream, cluster, "calm", 100)
-            until(lambda: ready(cluster, "calm"), 30, "a replica")
+            until(lambda: ready(cluster, "calm"), 120, "a replica")
             until(lambda: is_status(post(cluster, "calm", 2), 200), 15, "another's answer")
             assert text.result().count("data:") >= 100
 

@@ -27,6 +27,11 @@ def rooms(*gpus: int, free: int | None = None) -> list[NodeRoom]:
     ]
 
 
+def room(name: str, gpu: int, free: int | None = None, cpu: float = 8) -> NodeRoom:
+    left = gpu if free is None else free
+    return NodeRoom(name, name.rsplit("-", 1)[0], cpu, gpu, 8 * GI, cpu, left, 8 * GI)
+
+
 def plan(spec: ModelSpec, nodes: list[NodeRoom], **facts: Any) -> ModelPlan:
     return plan_model(spec, ModelFacts(nodes, {"grpc": "fastest"}, **facts))
 
@@ -41,6 +46,7 @@ def plan(spec: ModelSpec, nodes: list[NodeRoom], **facts: Any) -> ModelPlan:
         ({"data_parallel_size": 4}, 4, "mp", "4 processes of one node"),
         ({"distributed_executor_backend": "mp"}, 1, "mp", "the spec says so"),
         ({"distributed_executor_backend": "ray"}, 1, "ray", "the spec says so"),
+        ({"tensor_parallel_size": "4", "prefill_context_parallel_size": 2}, 8, "ray", "no node"),
         ({"tensor_parallel_size": 8}, 8, "ray", "no node holds 8 GPUs; Ray spans nodes"),
     ],
 )
@@ -138,6 +144,32 @@ def test_replacing_one_that_spans_nodes(free: int, strategy: str) -> None:
     assert found.strategy == strategy
 
 
+@pytest.mark.parametrize(("held", "refused"), [({"gpu-0": 1}, True), ({"gpu-0": 2}, False)])
+def test_what_the_old_one_leaves_must_suffice(held: dict[str, int], refused: bool) -> None:
+    """Before it is stopped."""
+    old, new = model(2), model(6, tensor_parallel_size=6)
+    current = Revision(3, digest_of(old), sum(held.values()), held, old.resources)
+    nodes = [room("gpu-0", 4, free=0), room("gpu-1", 4, free=2)]
+    if refused:
+        with pytest.raises(PlanError, match="they are not free"):
+            plan(new, nodes, current=current, next_revision=4)
+    else:
+        found = plan(new, nodes, current=current, next_revision=4)
+        assert found.strategy == "stop-then-start"
+
+
+def test_the_leading_bundle_needs_cpu_and_gpu_on_one_node() -> None:
+    nodes = [room("head", 0, cpu=8), room("gpu-0", 4, cpu=1), room("gpu-1", 4, cpu=1)]
+    with pytest.raises(PlanError) as caught:
+        plan(model(8, tensor_parallel_size=8), nodes)
+    assert "needs 2 CPU and 1 GPU and" in caught.value.message
+    assert caught.value.message.endswith("on one node; none has all of it")
+
+
+def test_hooks_that_place_decide_this_too() -> None:
+    assert plan(model(1, tensor_parallel_size=4), rooms(4), placed_by="mine").parallel is None
+
+
 def test_fewer_replicas_need_no_room() -> None:
     spec = model(8, tensor_parallel_size=8)
     current = Revision(3, digest_of(spec), 2)
@@ -150,6 +182,9 @@ def test_bundles_that_hooks_chose_decide_too() -> None:
     assert over_nodes(with_executor(asked, two))
     assert not over_nodes(with_executor(asked, [{"CPU": 1.0, "GPU": 2.0}]))
     assert not over_nodes(with_executor({}, two))
+    # vLLM takes bundles of one GPU alone, and no data parallel ranks by them.
+    assert not over_nodes(with_executor({"tensor_parallel_size": 8}, [{"GPU": 4.0}] * 2))
+    assert not over_nodes(with_executor({"data_parallel_size": 2}, two))
     kept = {**asked, "distributed-executor-backend": "mp"}
     assert with_executor(kept, two) == kept
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from ray_serve_cai.cluster.state import ClusterRecord, ClusterState
+from ray_serve_cai.errors import ModelError
 from ray_serve_cai.plan.model import ModelPlan, digest_of
 from ray_serve_cai.plan.room import NodeRoom
 from ray_serve_cai.serving import deploy, following, rescaling, running
@@ -99,6 +100,29 @@ def test_deploy_of_what_serves_undoes_a_half_made_one(
     ]
     assert asked[-2:] == [(4, 0), (3, 1)]
     assert followed == [old]
+    assert [it.state for it in revisions.of("chat")] == ["active", "failed"]
+
+
+def test_undoing_that_fails_lets_the_old_one_follow_its_load_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, record, old = world(tmp_path)
+    revisions = Revisions(state)
+    new = replace(old, revision=4, state="starting", steps=[[1, 0]])
+    revisions.save(new)
+    deployer = deploy.Deployer(state, record)
+
+    def stuck(_: RevisionRecord) -> None:
+        raise ModelError("CAI-CLUSTER-006", "still stopping")
+
+    fake = SimpleNamespace(end=stuck, admit=lambda _: None, rows=lambda _: [])
+    monkeypatch.setattr(deployer, "_running", fake)
+    followed: list[RevisionRecord] = []
+    monkeypatch.setattr(deploy, "follow", lambda _, it: followed.append(it))
+    said: list[str] = []
+    deployer._give_up(new, ModelError("CAI-MODEL-002", "no"), lambda _, it="": said.append(it))
+    assert followed == [old]
+    assert said[-1] == "not complete: still stopping"
     assert [it.state for it in revisions.of("chat")] == ["active", "failed"]
 
 
