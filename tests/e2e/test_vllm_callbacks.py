@@ -1,4 +1,4 @@
-"""Real vLLM with callbacks, custom models, parsers, an adapter, and as a pooling model."""
+"""Real vLLM with callbacks, custom models, a parser, an adapter, and as a pooling model."""
 
 from __future__ import annotations
 
@@ -106,11 +106,7 @@ def models(cluster: Cluster) -> dict[str, Path]:
         "class": "callbacks.reasoning_parser.EndMarker",
         "kwargs": {"name": "end_marker", "marker": marker()},
     }
-    parsers = {
-        "reasoning_parser": "end_marker",
-        "enable_auto_tool_choice": True,
-        "tool_call_parser": "hermes",
-    }
+    parsers = {"reasoning_parser": "end_marker"}
     adapter = make_adapter(cluster.cai.folder / "adapter")
     lora = {"enable_lora": True, "lora_modules": [{"name": "tuned", "path": str(adapter)}]}
     thinks = spec_of("thinks", end_marker, args=parsers | lora)
@@ -229,22 +225,6 @@ def test_adapter(cluster: Cluster, models: dict[str, Path]) -> None:
     }
     assert said["tuned"].model == "tuned"
     assert said["tuned"].choices[0].text != said["thinks"].choices[0].text
-
-
-def test_tools(cluster: Cluster, models: dict[str, Path]) -> None:
-    words = {"word": {"type": "string", "enum": ["cai", "Ray"]}}
-    parameters = {"type": "object", "properties": words, "required": ["word"]}
-    function = {"name": "look_up", "parameters": parameters}
-    reply = cluster.client().chat.completions.create(
-        model="thinks",
-        messages=[{"role": "user", "content": QUESTION}],
-        tools=[{"type": "function", "function": function}],
-        tool_choice={"type": "function", "function": {"name": "look_up"}},
-        max_tokens=64,
-    )
-    (call,) = reply.choices[0].message.tool_calls
-    assert call.function.name == "look_up"
-    assert json.loads(call.function.arguments)["word"] in ("cai", "Ray")
 
 
 def test_pooling(cluster: Cluster, models: dict[str, Path]) -> None:
