@@ -41,7 +41,7 @@ def test_one_replica_on_two_nodes(cluster: Cluster) -> None:
     spec = {"kind": "Model", "name": "wide", **MODEL}
     path = cluster.cai.write("wide.yaml", spec)
     planned = cluster.cai.json("model", "deploy", path, "--cluster", cluster.name, "--dry-run")
-    parallel = planned["models"][0]["parallel"]
+    parallel = planned["parallel"]
     assert (parallel["executor"], parallel["workers"]) == ("ray", 2)
 
     deploy_together(cluster, path, ["wide"])
